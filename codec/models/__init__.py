@@ -1,0 +1,1 @@
+"""Encoders, decoders and the codec that joins them."""

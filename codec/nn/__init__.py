@@ -1,0 +1,1 @@
+"""Building blocks that stream: state, causal convolutions and the layers made of them."""
