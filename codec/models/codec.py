@@ -1,0 +1,138 @@
+"""The codec: encoder, quantizer and decoder joined, offline and streamed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codec.errors import ConfigError
+from codec.nn.state import StreamState
+from codec.quantizers.base import Quantizer
+
+
+@dataclass(frozen=True, slots=True)
+class CodecOutput:
+    """What a training step needs.
+
+    Attributes:
+        audio: reconstruction `(B, C, N)`.
+        codes: `(B, K, T)` int64.
+        losses: the quantizer's unweighted scalars.
+        metrics: detached values to log.
+    """
+
+    audio: Tensor
+    codes: Tensor
+    losses: dict[str, Tensor]
+    metrics: dict[str, Tensor]
+
+
+class Codec(nn.Module):
+    """Audio to codes and back.
+
+    Args:
+        encoder: `(B, C, N)` to `(B, D, N / hop)`; has `dim`, `hop`, `causal`.
+        quantizer: `(B, D, T)` to codes `(B, K, T)` and back.
+        decoder: `(B, D, T)` to `(B, C, T * hop)`; has `dim`, `hop`, `causal`, `delay`.
+        sample_rate: of the audio, in Hz.
+        channels: C, of input and output.
+
+    Raises:
+        ConfigError: the parts do not fit together.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, quantizer: Quantizer, decoder: nn.Module, *, sample_rate: int, channels: int = 1
+    ) -> None:
+        super().__init__()
+        for name in ("hop", "dim"):
+            ours, theirs = getattr(encoder, name), getattr(decoder, name)
+            if ours != theirs:
+                raise ConfigError(f"the encoder's {name} is {ours} and the decoder's is {theirs}: they must be equal")
+        self.encoder = encoder
+        self.quantizer = quantizer
+        self.decoder = decoder
+        self.sample_rate = sample_rate
+        self.channels = channels
+        self.hop: int = encoder.hop  # type: ignore[assignment]
+        self.causal = bool(encoder.causal and decoder.causal)
+        self.delay: int = decoder.delay  # type: ignore[assignment]
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def bitrate(self, num_codebooks: int | None = None) -> float:
+        """Bits per second of the first `num_codebooks` books (all by default), packed at whole bits per code."""
+        sizes = self.quantizer.codebook_sizes[:num_codebooks]
+        return self.frame_rate * sum(math.ceil(math.log2(size)) for size in sizes)
+
+    def forward(self, audio: Tensor, *, num_codebooks: int | None = None) -> CodecOutput:
+        """Reconstruct `audio` `(B, C, N)` through the quantizer, with gradients; the output has N samples."""
+        z = self.encoder(self._pad(audio))
+        quantized = self.quantizer(z, num_codebooks=num_codebooks)
+        restored = self._decode_latent(quantized.quantized)[..., : audio.shape[-1]]
+        return CodecOutput(restored, quantized.codes, quantized.losses, quantized.metrics)
+
+    def encode(
+        self,
+        audio: Tensor,
+        *,
+        num_codebooks: int | None = None,
+        beam: int = 1,
+        refine: int = 0,
+        state: StreamState | None = None,
+    ) -> Tensor:
+        """Codes `(B, K, ceil(N / hop))` of `audio` `(B, C, N)`.
+
+        Args:
+            audio: samples in [-1, 1]; the end is padded with silence to a whole frame.
+            num_codebooks: use only the first books (one of `quantizer.prefixes`).
+            beam: candidates kept by the search (1 is greedy).
+            refine: sweeps of coordinate descent after the search.
+            state: memory of a stream; the samples then continue what came before.
+
+        Raises:
+            ValueError: wrong shape.
+        """
+        if audio.dim() != 3 or audio.shape[1] != self.channels:
+            raise ValueError(f"audio has shape {tuple(audio.shape)}, expected (B, {self.channels}, N)")
+        padded = self._pad(audio)
+        z = self.encoder(padded) if state is None else self.encoder(padded, state)
+        return self.quantizer.encode(z, num_codebooks=num_codebooks, beam=beam, refine=refine)
+
+    def decode(
+        self, codes: Tensor, *, num_samples: int | None = None, state: StreamState | None = None
+    ) -> Tensor:
+        """Audio `(B, C, T * hop)` of `codes` `(B, K, T)`.
+
+        Args:
+            codes: any legal prefix of the books.
+            num_samples: cut the result to this many samples (at most `T * hop`).
+            state: memory of a stream; the result then lags by `delay` samples, which `StreamDecoder.flush` gives out.
+        """
+        z = self.quantizer.decode(codes)
+        audio = self._decode_latent(z) if state is None else self.decoder(z, state)
+        return audio if num_samples is None else audio[..., :num_samples]
+
+    def _decode_latent(self, z: Tensor) -> Tensor:
+        """Decode the whole signal and take the decoder's lag away."""
+        if self.delay == 0:
+            return self.decoder(z)
+        extra = -(-self.delay // self.hop)
+        audio = self.decoder(F.pad(z, (0, extra)))
+        return audio[..., self.delay : self.delay + z.shape[-1] * self.hop]
+
+    def _pad(self, audio: Tensor) -> Tensor:
+        missing = -audio.shape[-1] % self.hop
+        return F.pad(audio, (0, missing)) if missing else audio
