@@ -1,0 +1,68 @@
+"""Residual vector quantization as one operator: the same codes from every implementation and in any batch."""
+
+import torch
+from torch import Tensor
+
+from codec.ops import reference
+
+__all__ = ["rvq_encode"]
+
+MAX_CODES = 65_536
+MAX_BEAM = 16
+
+
+def rvq_encode(x: Tensor, codebooks: Tensor, *, beam: int = 1) -> Tensor:
+    """Codes of vectors under residual vector quantization (SoundStream, arXiv 2107.03312).
+
+    Each stage takes the nearest code vector of its book (lowest index among equals) and hands the difference to
+    the next stage. :mod:`codec.ops.reference` defines the result exactly; it does not depend on the batch or the
+    device. Cosine look-up is this op on normalised vectors and books; a masked book is one with zeros outside its
+    channels; books of unequal size are filled up with rows of infinity, which are never chosen.
+
+    Args:
+        x: vectors ``(M, D)``, or ``(G, M, D)`` for G independent groups; float16, bfloat16 or float32.
+        codebooks: ``(K, V, D)`` or ``(G, K, V, D)``, on the device of ``x``; V at most 65,536.
+        beam: partial code sequences kept per vector, 1 (greedy) to 16 (arXiv 2509.19186).
+
+    Returns:
+        int64 codes ``(M, K)`` or ``(G, M, K)``.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit together, or ``beam`` is out of range.
+    """
+    _check(x, codebooks, beam)
+    if x.dim() == 3:
+        return torch.ops.codec.rvq_encode(x, codebooks, beam)
+    return torch.ops.codec.rvq_encode(x[None], codebooks[None], beam)[0]
+
+
+def _check(x: Tensor, codebooks: Tensor, beam: int) -> None:
+    """Raise ValueError with one sentence for anything the op does not define."""
+    if x.dim() not in (2, 3) or codebooks.dim() != x.dim() + 1:
+        raise ValueError(
+            f"x must be (M, D) with codebooks (K, V, D), or (G, M, D) with (G, K, V, D); "
+            f"got {tuple(x.shape)} and {tuple(codebooks.shape)}"
+        )
+    if x.shape[-1] != codebooks.shape[-1]:
+        raise ValueError(f"x has width {x.shape[-1]} but the code vectors have width {codebooks.shape[-1]}")
+    if x.dim() == 3 and x.shape[0] != codebooks.shape[0]:
+        raise ValueError(f"x has {x.shape[0]} groups but there are books for {codebooks.shape[0]}")
+    if not 1 <= codebooks.shape[-2] <= MAX_CODES:
+        raise ValueError(f"a codebook has 1 to {MAX_CODES:,} codes; got {codebooks.shape[-2]:,}")
+    if x.device != codebooks.device:
+        raise ValueError(f"x is on {x.device} but the codebooks are on {codebooks.device}")
+    if not (x.is_floating_point() and codebooks.is_floating_point()):
+        raise ValueError(f"x and codebooks must be floating point; got {x.dtype} and {codebooks.dtype}")
+    if not 1 <= beam <= MAX_BEAM:
+        raise ValueError(f"beam must be 1 to {MAX_BEAM}; got {beam}")
+
+
+@torch.library.custom_op("codec::rvq_encode", mutates_args=())
+def _rvq_encode(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
+    """x ``(G, M, D)``, codebooks ``(G, K, V, D)`` -> ``(G, M, K)``."""
+    return reference.rvq_encode(x, codebooks, beam)
+
+
+@_rvq_encode.register_fake
+def _(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
+    return x.new_empty((x.shape[0], x.shape[1], codebooks.shape[1]), dtype=torch.int64)
