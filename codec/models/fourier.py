@@ -1,0 +1,289 @@
+"""Codec halves that work at the frame rate: Fourier analysis, ConvNeXt blocks, inverse Fourier synthesis.
+
+After Vocos (Siuzdak, arXiv 2306.00814) and ConvNeXt (Liu et al., arXiv 2201.03545), made causal: no layer runs at the sample rate,
+so a second of audio costs a few hundred million multiply-adds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codec.errors import ConfigError
+from codec.nn.linear import Linear, linear
+from codec.nn.state import StreamState
+
+
+class CausalConvNeXtBlock(nn.Module):
+    """Depthwise convolution over the past, then a two-layer perceptron per frame, added to the input.
+
+    Args:
+        dim: channels C.
+        hidden: width inside the perceptron.
+        kernel_size: frames seen, the present one included.
+        scale: initial gain of the residual branch.
+    """
+
+    def __init__(self, dim: int, hidden: int, *, kernel_size: int = 7, scale: float = 1.0) -> None:
+        super().__init__()
+        self.history = kernel_size - 1
+        self.depthwise = nn.Parameter(torch.empty(kernel_size, dim))
+        self.norm = nn.LayerNorm(dim)
+        self.expand = Linear(dim, hidden)
+        self.contract = Linear(hidden, dim)
+        self.gain = nn.Parameter(torch.full((dim,), scale))
+        nn.init.normal_(self.depthwise, std=kernel_size**-0.5)
+        nn.init.zeros_(self.expand.bias)
+        nn.init.zeros_(self.contract.bias)
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        """`(B, T, C)` to `(B, T, C)`."""
+        past = _with_past(self, x, self.history, state)
+        y = _depthwise(past, self.depthwise)
+        y = self.contract(F.gelu(self.expand(self.norm(y)), approximate="tanh"))
+        return x + self.gain * y
+
+
+class FourierEncoder(nn.Module):
+    """Waveform to latent: compressed short-time spectrum, ConvNeXt stages, each stage at a lower frame rate.
+
+    Args:
+        dim: latent width D.
+        stages: per stage `{dim, hidden, depth, stride}`; `stride` merges that many frames before the stage.
+        frame: samples between spectra; hop = frame * product of the strides.
+        window: samples of the analysis window; it ends with the newest sample, so nothing is looked ahead.
+        kernel_size: frames that each block's convolution spans.
+        channels: audio channels.
+        compression: spectra are scaled to magnitude ** compression, which brings loud and soft sounds to one range.
+    """
+
+    causal = True
+
+    def __init__(
+        self,
+        dim: int,
+        stages: Sequence[dict[str, int]],
+        *,
+        frame: int = 160,
+        window: int = 640,
+        kernel_size: int = 7,
+        channels: int = 1,
+        compression: float = 0.3,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.frame = frame
+        self.window = window
+        self.compression = compression
+        self.hop = frame * math.prod(stage.get("stride", 1) for stage in stages)
+        self.strides = [stage.get("stride", 1) for stage in stages]
+        self.register_buffer("analysis", _dft(window), persistent=False)
+        width = channels * 2 * (window // 2 + 1)
+        depth = sum(stage["depth"] for stage in stages)
+        self.merge = nn.ModuleList()
+        self.stages = nn.ModuleList()
+        for stage in stages:
+            self.merge.append(Linear(width * stage.get("stride", 1), stage["dim"]))
+            self.stages.append(
+                nn.ModuleList(
+                    CausalConvNeXtBlock(stage["dim"], stage["hidden"], kernel_size=kernel_size, scale=1 / depth)
+                    for _ in range(stage["depth"])
+                )
+            )
+            width = stage["dim"]
+        self.norm = nn.LayerNorm(width)
+        self.project = Linear(width, dim)
+
+    def forward(self, audio: Tensor, state: StreamState | None = None) -> Tensor:
+        """`(B, C, N)`, N a multiple of the hop, to `(B, D, N / hop)`."""
+        if audio.shape[-1] == 0:
+            return audio.new_zeros(audio.shape[0], self.dim, 0)
+        x = self._spectrum(audio, state)
+        for stride, merge, blocks in zip(self.strides, self.merge, self.stages, strict=True):
+            batch, frames, width = x.shape
+            x = merge(x.reshape(batch, frames // stride, width * stride))
+            for block in blocks:
+                x = block(x, state)
+        return self.project(self.norm(x)).transpose(1, 2)
+
+    def _spectrum(self, audio: Tensor, state: StreamState | None) -> Tensor:
+        batch, channels, _ = audio.shape
+        past = self.window - self.frame
+        if state is None:
+            audio = F.pad(audio, (past, 0))
+        else:
+            audio = torch.cat([state.get(self, (channels, past), audio.dtype), audio], dim=-1)
+            state.put(self, audio[..., audio.shape[-1] - past :])
+        with torch.autocast(audio.device.type, enabled=False):
+            frames = audio.float().unfold(-1, self.window, self.frame)  # (B, C, T, window)
+            spectrum = linear(frames, self.analysis)
+            real, imag = spectrum.chunk(2, dim=-1)
+            # exp of log, for `pow` treats the last few elements of a tensor differently from the others
+            power = real.square() + imag.square() + 1e-7
+            gain = (power.log() * ((self.compression - 1) / 2)).exp()
+            spectrum = torch.cat([real * gain, imag * gain], dim=-1)
+        return spectrum.transpose(1, 2).reshape(batch, spectrum.shape[2], -1)
+
+
+class FourierDecoder(nn.Module):
+    """Latent to waveform: ConvNeXt stages, each at a higher frame rate, then overlapping inverse transforms.
+
+    A frame's window reaches `window - frame` samples past the frame, so the output lags the input by `delay` samples: with the
+    default delay no window has to foretell sound that the encoder has not seen.
+
+    Args:
+        dim: latent width D.
+        stages: per stage `{dim, hidden, depth, stride}`; `stride` splits every frame into that many after the stage.
+        frame: samples between the overlapping windows.
+        window: samples of the synthesis window.
+        delay: samples that the output lags; `window - frame` by default.
+        kernel_size: frames that each block's convolution spans.
+        channels: audio channels.
+        head: `complex` (real and imaginary parts), `polar` (magnitude and phase) or `gain` (real and imaginary parts times a
+            positive gain).
+    """
+
+    causal = True
+
+    def __init__(
+        self,
+        dim: int,
+        stages: Sequence[dict[str, int]],
+        *,
+        frame: int = 160,
+        window: int = 640,
+        delay: int | None = None,
+        kernel_size: int = 7,
+        channels: int = 1,
+        head: str = "gain",
+    ) -> None:
+        super().__init__()
+        if window % frame:
+            raise ConfigError(f"the window of {window} samples is not a multiple of the frame of {frame}")
+        self.dim = dim
+        self.frame = frame
+        self.window = window
+        self.channels = channels
+        self.head_kind = head
+        self.delay = window - frame if delay is None else delay
+        self.strides = [stage.get("stride", 1) for stage in stages]
+        self.hop = frame * math.prod(self.strides)
+        self.register_buffer("synthesis", _inverse_dft(window, frame), persistent=False)
+        self.bins = window // 2 + 1
+        depth = sum(stage["depth"] for stage in stages)
+        self.stages = nn.ModuleList()
+        self.split = nn.ModuleList()
+        self.embed = Linear(dim, stages[0]["dim"])
+        for stage, after in zip(stages, [*(s["dim"] for s in stages[1:]), stages[-1]["dim"]], strict=True):
+            self.stages.append(
+                nn.ModuleList(
+                    CausalConvNeXtBlock(stage["dim"], stage["hidden"], kernel_size=kernel_size, scale=1 / depth)
+                    for _ in range(stage["depth"])
+                )
+            )
+            stride = stage.get("stride", 1)
+            same = stride == 1 and after == stage["dim"]
+            self.split.append(nn.Identity() if same else Linear(stage["dim"], after * stride))
+        self.norm = nn.LayerNorm(stages[-1]["dim"])
+        parts = {"complex": 2, "polar": 2, "gain": 3}
+        if head not in parts:
+            raise ConfigError(f"unknown head {head!r}: choose one of {', '.join(parts)}")
+        self.head = Linear(stages[-1]["dim"], channels * parts[head] * self.bins)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, z: Tensor, state: StreamState | None = None) -> Tensor:
+        """`(B, D, T)` to `(B, C, T * hop)`, lagging by `delay` samples."""
+        if z.shape[-1] == 0:
+            return z.new_zeros(z.shape[0], self.channels, 0)
+        x = self.embed(z.transpose(1, 2))
+        for stride, blocks, split in zip(self.strides, self.stages, self.split, strict=True):
+            for block in blocks:
+                x = block(x, state)
+            x = split(x)
+            x = x.reshape(x.shape[0], x.shape[1] * stride, x.shape[2] // stride)
+        x = self.head(self.norm(x))
+        with torch.autocast(x.device.type, enabled=False):
+            frames = linear(self._spectrum(x.float()), self.synthesis)  # (B, T, C, window)
+            return self._overlap(frames.transpose(1, 2), state)
+
+    def _spectrum(self, x: Tensor) -> Tensor:
+        x = x.view(x.shape[0], x.shape[1], self.channels, -1)
+        if self.head_kind == "complex":
+            return x
+        if self.head_kind == "polar":
+            magnitude, phase = x.chunk(2, dim=-1)
+            magnitude = magnitude.clamp(max=7.0).exp()  # e^7 is far above full scale
+            return torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], dim=-1)
+        gain, real, imag = x.chunk(3, dim=-1)
+        gain = gain.clamp(max=7.0).exp()
+        return torch.cat([gain * real, gain * imag], dim=-1)
+
+    def _overlap(self, frames: Tensor, state: StreamState | None) -> Tensor:
+        """Add overlapping windows `(B, C, T, window)` to `(B, C, T * frame)`."""
+        batch, channels, count, _ = frames.shape
+        overlap = self.window // self.frame
+        past = overlap - 1
+        if state is None:
+            frames = F.pad(frames, (0, 0, past, 0))
+        else:
+            frames = torch.cat([state.get(self, (channels, past, self.window), frames.dtype), frames], dim=2)
+            state.put(self, frames[:, :, frames.shape[2] - past :])
+        parts = frames.view(batch, channels, count + past, overlap, self.frame)
+        out = parts[:, :, past:, 0]
+        for k in range(1, overlap):
+            out = out + parts[:, :, past - k : past - k + count, k]
+        return out.reshape(batch, channels, count * self.frame)
+
+
+def _with_past(key: object, x: Tensor, length: int, state: StreamState | None) -> Tensor:
+    """Put the `length` frames before `x` `(B, T, C)` in front of it and remember its own last ones."""
+    if state is None:
+        return F.pad(x, (0, 0, length, 0))
+    x = torch.cat([state.get(key, (length, x.shape[2]), x.dtype), x], dim=1)
+    state.put(key, x[:, x.shape[1] - length :])
+    return x
+
+
+def _depthwise(x: Tensor, weight: Tensor) -> Tensor:
+    """Per-channel convolution of `(B, T + k - 1, C)` with `(k, C)`: `(B, T, C)`."""
+    taps, channels = weight.shape
+    if torch.is_grad_enabled():
+        kernel = weight.t().view(channels, 1, 1, taps)
+        return F.conv2d(x.transpose(1, 2).unsqueeze(2), kernel.to(x.dtype), groups=channels).squeeze(2).transpose(1, 2)
+    # tap by tap in one order, so that a frame's sum does not depend on how many frames there are
+    count = x.shape[1] - taps + 1
+    y = x[:, :count] * weight[0]
+    for k in range(1, taps):
+        y = torch.addcmul(y, x[:, k : k + count], weight[k])
+    return y
+
+
+def _hann(window: int) -> Tensor:
+    return torch.hann_window(window, periodic=True, dtype=torch.float64)
+
+
+def _dft(window: int) -> Tensor:
+    """Weight `(2 * bins, window)` of the windowed real DFT, orthonormal up to the window."""
+    n = torch.arange(window, dtype=torch.float64)
+    k = torch.arange(window // 2 + 1, dtype=torch.float64)
+    angle = 2 * math.pi * n[:, None] * k[None, :] / window
+    basis = torch.cat([angle.cos(), -angle.sin()], dim=1) / math.sqrt(window)
+    return (basis * _hann(window)[:, None]).float().t().contiguous()
+
+
+def _inverse_dft(window: int, frame: int) -> Tensor:
+    """Weight `(window, 2 * bins)` of the inverse of `_dft`, windowed so that overlapping frames add to the signal."""
+    n = torch.arange(window, dtype=torch.float64)
+    k = torch.arange(window // 2 + 1, dtype=torch.float64)
+    angle = 2 * math.pi * k[:, None] * n[None, :] / window
+    weight = torch.full((window // 2 + 1, 1), 2.0, dtype=torch.float64)
+    weight[0] = weight[-1] = 1.0
+    basis = torch.cat([weight * angle.cos(), -weight * angle.sin()], dim=0) / math.sqrt(window)
+    hann = _hann(window)
+    total = hann.square().view(-1, frame).sum(0).repeat(window // frame)
+    return (basis * (hann / total)).float().t().contiguous()
