@@ -1,23 +1,37 @@
-"""Residual vector quantization as one operator: the same codes from every implementation and in any batch."""
+"""Residual vector quantization as one operator: the same codes from every implementation, in any batch."""
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from codec.ops import reference
 
-__all__ = ["rvq_encode"]
+__all__ = ["RVQTraining", "rvq_encode", "rvq_encode_train"]
 
 MAX_CODES = 65_536
 MAX_BEAM = 16
 
 
+@dataclass(frozen=True, slots=True)
+class RVQTraining:
+    """Codes with what a training step derives from them; a leading G on everything where there are groups."""
+
+    codes: Tensor  # (M, K) int64
+    quantized: Tensor  # (M, D) float32, the sum of the chosen code vectors; its gradient goes straight to x
+    counts: Tensor  # (K, V) float32, vectors that chose each code
+    sums: Tensor  # (K, V, D) float32, sum of the stage inputs that chose each code (what an EMA averages)
+
+
 def rvq_encode(x: Tensor, codebooks: Tensor, *, beam: int = 1) -> Tensor:
     """Codes of vectors under residual vector quantization (SoundStream, arXiv 2107.03312).
 
-    Each stage takes the nearest code vector of its book (lowest index among equals) and hands the difference to
-    the next stage. :mod:`codec.ops.reference` defines the result exactly; it does not depend on the batch or the
-    device. Cosine look-up is this op on normalised vectors and books; a masked book is one with zeros outside its
-    channels; books of unequal size are filled up with rows of infinity, which are never chosen.
+    Each stage takes the nearest code vector of its book (lowest index among equals) and hands the difference
+    to the next stage. :mod:`codec.ops.reference` defines the result exactly; it does not depend on the batch
+    or the device. Cosine look-up is this op on normalised vectors and books; a masked book is one with zeros
+    outside its channels; shared books are an expanded view; books of unequal size are filled up with rows of
+    infinity, which are never chosen.
 
     Args:
         x: vectors ``(M, D)``, or ``(G, M, D)`` for G independent groups; float16, bfloat16 or float32.
@@ -34,6 +48,21 @@ def rvq_encode(x: Tensor, codebooks: Tensor, *, beam: int = 1) -> Tensor:
     if x.dim() == 3:
         return torch.ops.codec.rvq_encode(x, codebooks, beam)
     return torch.ops.codec.rvq_encode(x[None], codebooks[None], beam)[0]
+
+
+def rvq_encode_train(x: Tensor, codebooks: Tensor) -> RVQTraining:
+    """Greedy codes as :func:`rvq_encode`, with the quantized vectors and the sums an EMA of the books needs.
+
+    Args and errors as in :func:`rvq_encode`. Only ``quantized`` carries a gradient: the straight-through
+    identity to ``x``; detach ``x`` to build another bridge.
+    """
+    _check(x, codebooks, 1)
+    if x.dim() == 3:
+        quantized, codes, counts, sums = torch.ops.codec.rvq_encode_train(x, codebooks)
+    else:
+        outputs = torch.ops.codec.rvq_encode_train(x[None], codebooks[None])
+        quantized, codes, counts, sums = (t[0] for t in outputs)
+    return RVQTraining(codes, quantized, counts, sums)
 
 
 def _check(x: Tensor, codebooks: Tensor, beam: int) -> None:
@@ -66,3 +95,31 @@ def _rvq_encode(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
 @_rvq_encode.register_fake
 def _(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
     return x.new_empty((x.shape[0], x.shape[1], codebooks.shape[1]), dtype=torch.int64)
+
+
+@torch.library.custom_op("codec::rvq_encode_train", mutates_args=())
+def _rvq_encode_train(x: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x ``(G, M, D)``, codebooks ``(G, K, V, D)`` -> quantized, codes, counts, sums."""
+    codes = reference.rvq_encode(x, codebooks)
+    quantized, counts, sums = reference.statistics(x, codebooks, codes)
+    return quantized, codes, counts, sums
+
+
+@_rvq_encode_train.register_fake
+def _(x: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    codes = x.new_empty((x.shape[0], x.shape[1], codebooks.shape[1]), dtype=torch.int64)
+    quantized = x.new_empty(x.shape, dtype=torch.float32)
+    counts = x.new_empty(codebooks.shape[:3], dtype=torch.float32)
+    return quantized, codes, counts, x.new_empty(codebooks.shape, dtype=torch.float32)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.dtype = inputs[0].dtype
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _straight_through(ctx: Any, quantized: Tensor, *_: None) -> tuple[Tensor, None]:
+    return quantized.to(ctx.dtype), None
+
+
+_rvq_encode_train.register_autograd(_straight_through, setup_context=_remember)

@@ -1,17 +1,18 @@
 """The specification of residual vector quantization: which code every implementation must choose.
 
 Arithmetic. Vectors and code vectors are float32 (half precision is widened, which is exact). The squared
-distance is evaluated in float64 and in one fixed order: eight running sums, sum ``l`` taking the elements ``l``,
-``l + 8``, ``l + 16``, .. one after the other (a width that is no multiple of eight is filled up with zeros), then
-``((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))``; every difference, product and sum is rounded by itself,
-never fused. The residual is subtracted in float32. Nothing here depends on how many vectors are encoded
-together, on blocking or on threads, so neither do the codes: the same vector has the same codes in any batch and
-on any device. (Distances evaluated in float32 would not do: their rounding, some D units in the last place,
-would have to be imitated everywhere, and overflow or vanish at scales that float32 vectors can still have.)
+distance is evaluated in float64 and in one fixed order: eight running sums, sum ``l`` taking the elements
+``l``, ``l + 8``, ``l + 16``, .. one after the other (a width that is no multiple of eight is filled up with
+zeros), then ``((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))``; every difference, product and sum is
+rounded by itself, never fused. The residual is subtracted in float32. Nothing here depends on how many
+vectors are encoded together, on blocking or on threads, so neither do the codes: the same vector has the same
+codes in any batch and on any device. (Distances evaluated in float32 would not do: their rounding, some D
+units in the last place, would have to be imitated everywhere, and they overflow or vanish at scales that
+float32 vectors have.)
 
 Choice. The smallest distance wins, the lowest index among equals. A distance that is no number counts as
-infinite, so a vector with a non-finite element has code 0 in every stage. With a beam the ``beam`` best partial
-code sequences are kept, by accumulated squared error, then by the rank of their prefix, then by index
+infinite, so a vector with a non-finite element has code 0 in every stage. With a beam the ``beam`` best
+partial code sequences are kept, by accumulated squared error, then by the rank of their prefix, then by index
 (arXiv 2509.19186); the codes returned are those of the best complete sequence.
 
 This file is for reading and for testing against; it is slow.
@@ -50,7 +51,7 @@ def squared_distances(x: Tensor, book: Tensor) -> Tensor:
 
 
 def encode_greedy(x: Tensor, codebooks: Tensor) -> Tensor:
-    """Nearest code vector, subtract, next stage: x ``(M, D)``, codebooks ``(K, V, D)`` -> ``(M, K)`` int64."""
+    """Nearest code vector, subtract, next stage: x ``(M, D)``, codebooks ``(K, V, D)`` -> ``(M, K)``."""
     codes = x.new_empty((len(x), len(codebooks)), dtype=torch.int64)
     rows = max(1, _BLOCK // (codebooks.shape[1] * LANES))
     for start in range(0, len(x), rows):
@@ -91,3 +92,25 @@ def rvq_encode(x: Tensor, codebooks: Tensor, beam: int = 1) -> Tensor:
     if beam == 1:
         return torch.stack([encode_greedy(a, b) for a, b in zip(x, codebooks, strict=True)])
     return torch.stack([encode_beam(a, b, beam) for a, b in zip(x, codebooks, strict=True)])
+
+
+def statistics(x: Tensor, codebooks: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What training needs of codes already chosen; shapes as in :func:`rvq_encode`, all results float32.
+
+    Returns:
+        The sum of the chosen code vectors ``(G, M, D)``, added stage by stage; how many vectors chose each
+        code ``(G, K, V)``; and the sum of the residuals that chose it ``(G, K, V, D)``.
+    """
+    residual, codebooks = x.float(), codebooks.float()
+    groups, stages, size, dim = codebooks.shape
+    quantized = torch.zeros_like(residual)
+    counts = residual.new_zeros((groups, stages, size))
+    sums = residual.new_zeros((groups, stages, size, dim))
+    for stage in range(stages):
+        index = codes[:, :, stage]
+        wide = index[..., None].expand(-1, -1, dim)
+        counts[:, stage].scatter_add_(1, index, torch.ones_like(index, dtype=counts.dtype))
+        sums[:, stage].scatter_add_(1, wide, residual)
+        chosen = codebooks[:, stage].gather(1, wide)
+        quantized, residual = quantized + chosen, residual - chosen
+    return quantized, counts, sums
