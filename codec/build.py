@@ -1,0 +1,123 @@
+"""From a configuration to objects: every short name that a configuration may use, and `build`."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from codec.errors import CodecError, ConfigError
+
+if TYPE_CHECKING:
+    from codec.models.codec import Codec
+
+# Classes are named by text and imported when asked for, so that encoding a file loads only what it needs.
+PARTS: dict[str, str] = {
+    # encoders and decoders
+    "fourier_encoder": "codec.models.fourier:FourierEncoder",
+    "fourier_decoder": "codec.models.fourier:FourierDecoder",
+    # quantizers
+    "rvq": "codec.quantizers.rvq:RVQ",
+}
+
+# where the classes that may fill a place of the configuration live
+PLACES = {
+    "encoder": "codec.models.",
+    "decoder": "codec.models.",
+    "quantizer": "codec.quantizers.",
+    "discriminator": "codec.discriminators.",
+    "loss": "codec.losses.",
+}
+
+
+def build(config: Mapping[str, Any]) -> Codec:
+    """Make the codec that `config` describes, with fresh weights.
+
+    Args:
+        config: `{"model": {"sample_rate", "channels", "encoder": {"name", ...}, "decoder": {"name", ...}},
+            "quantizer": {"name", ...}}`. The quantizer's `dim` comes from the encoder, so it is not written
+            twice.
+
+    Returns:
+        A codec in training mode on the CPU.
+
+    Raises:
+        ConfigError: a name or a setting does not exist, one is missing, or the parts do not fit together.
+    """
+    from codec.models.codec import Codec
+
+    model = _section(config, "model", "the configuration")
+    known = {"sample_rate", "channels", "encoder", "decoder"}
+    for key in model:
+        if key not in known:
+            raise ConfigError(f"the model has no setting {key!r}; it has {', '.join(sorted(known))}")
+    rate, channels = _positive(model, "sample_rate", None), _positive(model, "channels", 1)
+    encoder = make("encoder", _section(model, "encoder", "the model"), channels=channels)
+    quantizer = make("quantizer", _section(config, "quantizer", "the configuration"), dim=encoder.dim)
+    decoder = make("decoder", _section(model, "decoder", "the model"), channels=channels)
+    return Codec(encoder, quantizer, decoder, sample_rate=rate, channels=channels)
+
+
+def make(place: str, spec: Mapping[str, Any], **given: Any) -> Any:
+    """Make the part that `spec` names.
+
+    Args:
+        place: what it is for, a key of `PLACES`.
+        spec: `name`, and the constructor's keywords.
+        **given: keywords known from elsewhere, used where the constructor takes them and `spec` is silent.
+
+    Raises:
+        ConfigError: the name or a keyword does not exist, a keyword is missing, or its value is refused.
+    """
+    settings = dict(spec)
+    name = settings.pop("name", None)
+    cls = part(place, name)
+    takes = {
+        key: parameter
+        for key, parameter in inspect.signature(cls).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    for key in settings:
+        if key not in takes:
+            raise ConfigError(f"the {place} {name!r} has no setting {key!r}; it has {', '.join(takes)}")
+    settings = {key: value for key, value in given.items() if key in takes} | settings
+    missing = [key for key, value in takes.items() if value.default is value.empty and key not in settings]
+    if missing:
+        raise ConfigError(f"the {place} {name!r} needs the setting {', '.join(missing)}")
+    try:
+        return cls(**settings)
+    except CodecError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the {place} {name!r} refuses its settings: {error}") from error
+
+
+def part(place: str, name: object) -> Any:
+    """The class that the short name stands for.
+
+    Raises:
+        ConfigError: there is no such name for this place; lists those there are.
+    """
+    options = [key for key, path in PARTS.items() if path.startswith(PLACES[place])]
+    if name not in options:
+        close = difflib.get_close_matches(str(name), options, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ConfigError(f"there is no {place} named {name!r}{hint}; there are {', '.join(options)}")
+    module, _, attribute = PARTS[str(name)].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _section(config: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    value = config.get(key)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} has no section {key!r}")
+    return value
+
+
+def _positive(model: Mapping[str, Any], key: str, default: int | None) -> int:
+    value = model.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"the model's {key} must be a positive whole number, not {value!r}")
+    return value
