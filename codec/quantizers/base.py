@@ -1,0 +1,177 @@
+"""The quantizer interface: latents in, codes out, and back."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from codec.errors import CodecError, ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizerOutput:
+    """What a training or evaluation pass through a quantizer gives.
+
+    Attributes:
+        quantized: (B, D, T) float32, with a gradient to the latents.
+        codes: (B, K, T) int64; -1 where quantizer dropout left a book out (in training only).
+        losses: unweighted scalars, such as ``commit`` and ``codebook``.
+        metrics: detached scalars, such as ``perplexity`` and ``usage`` (means) and ``usage/0`` (one book).
+    """
+
+    quantized: Tensor
+    codes: Tensor
+    losses: dict[str, Tensor]
+    metrics: dict[str, Tensor]
+
+
+class Quantizer(nn.Module, ABC):
+    """Base of all quantizers. The public methods check and lay out; ``_forward``, ``_search`` and ``_embed`` do the work.
+
+    Attributes:
+        dim: latent width D.
+        codebook_sizes: number of codes of each book, in stream order.
+        prefixes: legal values of ``num_codebooks``, ascending; the last one is K.
+    """
+
+    dim: int
+    codebook_sizes: tuple[int, ...]
+    prefixes: tuple[int, ...]
+
+    def forward(self, z: Tensor, *, num_codebooks: int | None = None) -> QuantizerOutput:
+        """Quantize latents, with losses and a gradient to ``z``; in training mode the books learn.
+
+        Args:
+            z: (B, D, T) latents, any floating point type; the arithmetic is float32.
+            num_codebooks: how many books to use, one of ``prefixes``. None means all of them, or in training
+                mode what quantizer dropout draws.
+
+        Raises:
+            CodecError: wrong shape or type, or NaN and infinite latents in eval mode.
+        """
+        self._check_latents(z)
+        num = None if num_codebooks is None else self._check_num(num_codebooks)
+        with exact_float32(z.device):
+            x = z.float().transpose(1, 2)
+            if not self.training:
+                _refuse_nonfinite(z)
+            quantized, codes, losses, metrics = self._forward(x, num)
+        return QuantizerOutput(quantized.transpose(1, 2), codes.transpose(1, 2), losses, metrics)
+
+    @torch.no_grad()
+    def encode(
+        self, z: Tensor, *, num_codebooks: int | None = None, beam: int = 1, refine: int = 0
+    ) -> Tensor:
+        """Codes (B, K', T) int64 of latents (B, D, T).
+
+        Args:
+            z: (B, D, T) latents.
+            num_codebooks: K', one of ``prefixes``; None means all.
+            beam: partial code sequences kept per vector; 1 is the greedy search.
+            refine: sweeps of coordinate descent after the search; they never raise the error.
+
+        Raises:
+            CodecError: wrong shape or type, or NaN and infinite latents.
+        """
+        self._check_latents(z)
+        num = self.prefixes[-1] if num_codebooks is None else self._check_num(num_codebooks)
+        if beam < 1 or refine < 0:
+            raise CodecError(f"beam must be at least 1 and refine at least 0, not {beam} and {refine}")
+        _refuse_nonfinite(z)
+        with exact_float32(z.device):
+            x = z.float().transpose(1, 2).reshape(-1, self.dim)
+            codes = self._search(x, num, beam, refine)
+        return codes.view(z.shape[0], z.shape[2], num).transpose(1, 2)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Latents (B, D, T) float32 of codes (B, K', T), where K' is one of ``prefixes``.
+
+        Raises:
+            CodecError: wrong shape or type, or a code out of range (named by book, frame and value).
+        """
+        self._check_codes(codes)
+        batch, num, frames = codes.shape
+        with exact_float32(codes.device):
+            x = self._embed(codes.transpose(1, 2).reshape(-1, num).long())
+        return x.view(batch, frames, self.dim).transpose(1, 2)
+
+    @abstractmethod
+    def _forward(
+        self, x: Tensor, num: int | None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Quantize (B, T, D) float32; give (B, T, D), codes (B, T, K'), losses and metrics."""
+
+    @abstractmethod
+    def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
+        """Codes (M, num) of vectors (M, D)."""
+
+    @abstractmethod
+    def _embed(self, codes: Tensor) -> Tensor:
+        """Vectors (M, D) of codes (M, K')."""
+
+    def _check_latents(self, z: Tensor) -> None:
+        if not z.is_floating_point():
+            raise CodecError(f"latents must be floating point, not {z.dtype}")
+        if z.ndim != 3 or z.shape[1] != self.dim:
+            raise CodecError(f"latents must have the shape (batch, {self.dim}, frames), not {tuple(z.shape)}")
+
+    def _check_num(self, num: int) -> int:
+        if num not in self.prefixes:
+            legal = ", ".join(map(str, self.prefixes))
+            raise CodecError(f"num_codebooks is {num}, but this quantizer can use {legal}")
+        return num
+
+    def _check_codes(self, codes: Tensor) -> None:
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise CodecError(f"codes must be integers, not {codes.dtype}")
+        if codes.ndim != 3:
+            raise CodecError(f"codes must have the shape (batch, books, frames), not {tuple(codes.shape)}")
+        self._check_num(codes.shape[1])
+        sizes = torch.tensor(self.codebook_sizes[: codes.shape[1]], device=codes.device)[:, None]
+        bad = (codes < 0) | (codes >= sizes)
+        if bad.any():
+            b, k, t = (int(i) for i in bad.nonzero()[0])
+            raise CodecError(
+                f"code {int(codes[b, k, t])} in book {k}, frame {t} (batch {b}) is out of range: "
+                f"the book has codes 0 to {self.codebook_sizes[k] - 1}"
+            )
+
+
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Full float32 arithmetic: no autocast, and no TF32 in matrix products on CUDA."""
+    with torch.autocast(device.type, enabled=False):
+        precision = torch.get_float32_matmul_precision()
+        if device.type != "cuda" or precision == "highest":
+            yield
+            return
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
+
+
+def check_prefixes(prefixes: object, num_codebooks: int) -> tuple[int, ...]:
+    """The legal book counts as a tuple, all of 1..K when None.
+
+    Raises:
+        ConfigError: not ascending, or the last one is not ``num_codebooks``.
+    """
+    if prefixes is None:
+        return tuple(range(1, num_codebooks + 1))
+    found = tuple(int(p) for p in prefixes)  # type: ignore[attr-defined]
+    if not found or list(found) != sorted(set(found)) or found[0] < 1 or found[-1] != num_codebooks:
+        raise ConfigError(f"prefixes must ascend from 1 or more to {num_codebooks}, the number of books: {found}")
+    return found
+
+
+def _refuse_nonfinite(z: Tensor) -> None:
+    bad = ~torch.isfinite(z)
+    if bad.any():
+        b, _, t = (int(i) for i in bad.nonzero()[0])
+        raise CodecError(f"{int(bad.sum())} latent values are NaN or infinite, the first in batch {b}, frame {t}")

@@ -1,0 +1,94 @@
+"""Search at encode time: beams over books of any kind, and coordinate descent."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from codec.quantizers.codebook.assign import scores
+from codec.quantizers.codebook.book import Book
+
+Stages = Sequence[tuple[Book, tuple[int, int]]]
+_BLOCK = 1 << 24  # elements of a temporary
+
+
+def search_beam(x: Tensor, stages: Stages, beam: int) -> Tensor:
+    """Codes (M, K) of vectors (M, D); keeps ``beam`` partial sequences (arXiv 2509.19186).
+
+    Each partial sequence proposes its ``beam`` nearest codes in the book's own search space; the sequences with the
+    smallest error in the latent space survive. One beam is the greedy search.
+    """
+    if beam == 1:
+        return _search_greedy(x, stages)
+    widest = max(book.size for book, _ in stages) + beam * x.shape[1]
+    rows = max(1, _BLOCK // (beam * widest))
+    return torch.cat([_search_block(part, stages, beam) for part in x.split(rows)]) if len(x) else x.new_zeros(
+        (0, len(stages)), dtype=torch.int64
+    )
+
+
+def _search_greedy(x: Tensor, stages: Stages) -> Tensor:
+    residual = x.clone()
+    codes = torch.zeros(len(x), len(stages), dtype=torch.int64, device=x.device)
+    for k, (book, (low, high)) in enumerate(stages):
+        codes[:, k] = book.search(residual[:, low:high])
+        residual[:, low:high] -= book.embed(codes[:, k])
+    return codes
+
+
+def _search_block(x: Tensor, stages: Stages, beam: int) -> Tensor:
+    residual = x[:, None]  # (M, P, D)
+    paths = torch.zeros(len(x), 1, 0, dtype=torch.int64, device=x.device)
+    for book, (low, high) in stages:
+        part = residual[..., low:high]
+        query = book.table.query(part.flatten(0, 1))
+        tried = scores(query, book.codes()).topk(min(beam, book.size), dim=1).indices  # (M * P, W)
+        tried = tried.view(len(x), -1, tried.shape[1])
+        after = part[:, :, None] - book.embed(tried.flatten()).view(*tried.shape, -1)  # (M, P, W, d)
+        # the error outside the span does not depend on the new code, but on the path
+        error = after.square().sum(-1) + (residual.square().sum(-1) - part.square().sum(-1))[..., None]
+        best = error.flatten(1).topk(min(beam, error[0].numel()), dim=1, largest=False).indices
+        parent = best // tried.shape[2]
+        chosen = tried.flatten(1).gather(1, best)
+        residual = residual.gather(1, parent[..., None].expand(-1, -1, x.shape[1])).clone()
+        width = high - low
+        residual[..., low:high] = after.flatten(1, 2).gather(1, best[..., None].expand(-1, -1, width))
+        paths = torch.cat([paths.gather(1, parent[..., None].expand(-1, -1, paths.shape[2])), chosen[..., None]], 2)
+    return paths[:, 0]
+
+
+def refine_codes(x: Tensor, codes: Tensor, stages: Stages, sweeps: int) -> Tensor:
+    """Coordinate descent (the code adjustment of SAQ, arXiv 2509.12086): choose each code again, given all others.
+
+    A change is kept only where it lowers the error, so that no sweep raises it.
+    """
+    codes = codes.clone()
+    vectors = [book.embed(codes[:, k]) for k, (book, _) in enumerate(stages)]
+    for _ in range(sweeps):
+        changed = False
+        for k, (book, (low, high)) in enumerate(stages):
+            target = x[:, low:high].clone()
+            for j, (_, (start, end)) in enumerate(stages):
+                first, last = max(low, start), min(high, end)
+                if j != k and first < last:
+                    target[:, first - low : last - low] -= vectors[j][:, first - start : last - start]
+            index = book.search(target)
+            vector = book.embed(index)
+            better = (target - vector).square().sum(1) < (target - vectors[k]).square().sum(1)
+            codes[:, k] = torch.where(better, index, codes[:, k])
+            vectors[k] = torch.where(better[:, None], vector, vectors[k])
+            changed = changed or bool(better.any())
+        if not changed:
+            break
+    return codes
+
+
+def stack_tables(tables: Sequence[Tensor], spans: Sequence[tuple[int, int]], dim: int) -> Tensor:
+    """Tables (V, d) as one (K, V, D): zeros outside their span, rows of infinity after a shorter book's last code."""
+    size = max(len(t) for t in tables)
+    padded = []
+    for table, (low, high) in zip(tables, spans, strict=True):
+        wide = F.pad(table, (low, dim - high))
+        padded.append(F.pad(wide, (0, 0, 0, size - len(table)), value=torch.inf))
+    return torch.stack(padded)
