@@ -6,7 +6,15 @@ class CodecError(ValueError):
 
 
 class TokError(CodecError):
-    """A token file is damaged, cut, of another version or of another model."""
+    """A token file is damaged, cut, of another version or of another model.
+
+    Attributes:
+        offset: byte position in the file where the trouble was found, or None where there is no such place.
+    """
+
+    def __init__(self, message: str, offset: int | None = None) -> None:
+        super().__init__(message if offset is None else f"{message} (at byte {offset})")
+        self.offset = offset
 
 
 class AudioError(CodecError):
