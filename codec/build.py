@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from codec.errors import CodecError, ConfigError
 
@@ -19,7 +19,9 @@ PARTS: dict[str, str] = {
     "fourier_encoder": "codec.models.fourier:FourierEncoder",
     "fourier_decoder": "codec.models.fourier:FourierDecoder",
     # quantizers
+    "vq": "codec.quantizers.vq:VQ",
     "rvq": "codec.quantizers.rvq:RVQ",
+    "grvq": "codec.quantizers.grvq:GRVQ",
 }
 
 # where the classes that may fill a place of the configuration live
@@ -74,16 +76,12 @@ def make(place: str, spec: Mapping[str, Any], **given: Any) -> Any:
     settings = dict(spec)
     name = settings.pop("name", None)
     cls = part(place, name)
-    takes = {
-        key: parameter
-        for key, parameter in inspect.signature(cls).parameters.items()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    }
+    takes = keywords(cls)
     for key in settings:
         if key not in takes:
             raise ConfigError(f"the {place} {name!r} has no setting {key!r}; it has {', '.join(takes)}")
     settings = {key: value for key, value in given.items() if key in takes} | settings
-    missing = [key for key, value in takes.items() if value.default is value.empty and key not in settings]
+    missing = [key for key, needed in takes.items() if needed and key not in settings]
     if missing:
         raise ConfigError(f"the {place} {name!r} needs the setting {', '.join(missing)}")
     try:
@@ -107,6 +105,18 @@ def part(place: str, name: object) -> Any:
         raise ConfigError(f"there is no {place} named {name!r}{hint}; there are {', '.join(options)}")
     module, _, attribute = PARTS[str(name)].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def keywords(cls: type) -> dict[str, bool]:
+    """A constructor's keywords, those of `**choices: Unpack[...]` included; True where one is required."""
+    found: dict[str, bool] = {}
+    for key, parameter in inspect.signature(cls).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            hint = get_type_hints(cls.__init__)[key]  # type: ignore[misc]
+            found |= dict.fromkeys(get_type_hints(get_args(hint)[0]), False)
+        else:
+            found[key] = parameter.default is parameter.empty
+    return found
 
 
 def _section(config: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
