@@ -1,0 +1,117 @@
+"""Streams: any number of samples in, whole frames out, and the way back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from codec.errors import CodecError
+from codec.models.codec import Codec
+from codec.nn.state import StreamState
+
+
+class StreamEncoder:
+    """Turns audio that arrives in pieces into the codes that the whole would give.
+
+    The stream owns its memory: one codec serves any number of streams, and a failed stream leaves nothing behind.
+
+    Args:
+        codec: a causal codec, in evaluation mode.
+        batch_size: parallel streams B; all are pushed the same number of samples.
+        num_codebooks: use only the first books (one of `codec.quantizer.prefixes`).
+        beam: candidates kept by the search (1 is greedy).
+
+    Raises:
+        CodecError: the codec looks ahead, so that its codes cannot be given out while audio arrives.
+    """
+
+    def __init__(
+        self, codec: Codec, *, batch_size: int = 1, num_codebooks: int | None = None, beam: int = 1
+    ) -> None:
+        _require_causal(codec)
+        self.codec = codec
+        self.num_codebooks = num_codebooks
+        self.beam = beam
+        self.state = StreamState(batch_size, codec.device)
+        self._rest = torch.zeros(batch_size, codec.channels, 0, device=codec.device)
+
+    @torch.inference_mode()
+    def push(self, audio: Tensor) -> Tensor:
+        """Take samples `(B, C, n >= 0)`, give the codes `(B, K, t >= 0)` of the frames they complete.
+
+        Raises:
+            ValueError: wrong shape.
+        """
+        expected = (self.state.batch_size, self.codec.channels)
+        if audio.dim() != 3 or audio.shape[:2] != expected:
+            raise ValueError(f"audio has shape {tuple(audio.shape)}, expected {(*expected, 'n')}")
+        audio = torch.cat([self._rest, audio.to(self._rest)], dim=-1)
+        whole = audio.shape[-1] // self.codec.hop * self.codec.hop
+        self._rest = audio[..., whole:].clone()
+        return self.codec.encode(
+            audio[..., :whole], num_codebooks=self.num_codebooks, beam=self.beam, state=self.state
+        )
+
+    def flush(self) -> Tensor:
+        """End the stream: the codes `(B, K, 0 or 1)` of the last, unfinished frame, filled up with silence."""
+        missing = -self._rest.shape[-1] % self.codec.hop
+        codes = self.push(self._rest.new_zeros(*self._rest.shape[:2], missing))
+        self.state.reset()
+        return codes
+
+    def clone(self) -> StreamEncoder:
+        """An independent stream that goes on from here."""
+        other = StreamEncoder(
+            self.codec, batch_size=self.state.batch_size, num_codebooks=self.num_codebooks, beam=self.beam
+        )
+        other.state = self.state.clone()
+        other._rest = self._rest.clone()
+        return other
+
+
+class StreamDecoder:
+    """Turns codes that arrive in pieces into audio that lags by `codec.delay` samples.
+
+    All that `push` gives, then `flush`, without the first `codec.delay` samples, is what `Codec.decode` gives.
+
+    Args:
+        codec: a codec whose decoder is causal, in evaluation mode.
+        batch_size: parallel streams B.
+
+    Raises:
+        CodecError: the codec looks ahead.
+    """
+
+    def __init__(self, codec: Codec, *, batch_size: int = 1) -> None:
+        _require_causal(codec)
+        self.codec = codec
+        self.state = StreamState(batch_size, codec.device)
+
+    @torch.inference_mode()
+    def push(self, codes: Tensor) -> Tensor:
+        """Take codes `(B, K, t >= 0)`, give audio `(B, C, t * hop)`."""
+        return self.codec.decode(codes.to(self.codec.device), state=self.state)
+
+    @torch.inference_mode()
+    def flush(self) -> Tensor:
+        """End the stream: the last `codec.delay` samples `(B, C, delay)`."""
+        codec, batch = self.codec, self.state.batch_size
+        frames = -(-codec.delay // codec.hop)
+        silence = torch.zeros(batch, codec.quantizer.dim, frames, device=codec.device)
+        audio = codec.decoder(silence, self.state)[..., : codec.delay]
+        self.state.reset()
+        return audio
+
+    def clone(self) -> StreamDecoder:
+        """An independent stream that goes on from here."""
+        other = StreamDecoder(self.codec, batch_size=self.state.batch_size)
+        other.state = self.state.clone()
+        return other
+
+
+def _require_causal(codec: Codec) -> None:
+    if not codec.causal:
+        raise CodecError(
+            "this codec is not causal: it needs sound from the future for every frame, so it cannot stream; "
+            "encode whole files with it, or choose a causal model"
+        )
