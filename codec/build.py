@@ -18,6 +18,10 @@ PARTS: dict[str, str] = {
     # encoders and decoders
     "fourier_encoder": "codec.models.fourier:FourierEncoder",
     "fourier_decoder": "codec.models.fourier:FourierDecoder",
+    "hificodec_encoder": "codec.models.convnet_hificodec:HiFiCodecEncoder",
+    "hificodec_decoder": "codec.models.convnet_hificodec:HiFiCodecDecoder",
+    "hificodec_encoder": "codec.models.convnet_hificodec:HiFiCodecEncoder",
+    "hificodec_decoder": "codec.models.convnet_hificodec:HiFiCodecDecoder",
     # quantizers
     "vq": "codec.quantizers.vq:VQ",
     "rvq": "codec.quantizers.rvq:RVQ",

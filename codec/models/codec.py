@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,7 @@ class Codec(nn.Module):
         self.hop: int = encoder.hop  # type: ignore[assignment]
         self.causal = bool(encoder.causal and decoder.causal)
         self.delay: int = decoder.delay  # type: ignore[assignment]
+        self.metadata: dict[str, Any] = {}  # what the weights file says about itself; `codec.api.load` fills it
 
     @property
     def frame_rate(self) -> float:
