@@ -20,8 +20,6 @@ PARTS: dict[str, str] = {
     "fourier_decoder": "codec.models.fourier:FourierDecoder",
     "hificodec_encoder": "codec.models.convnet_hificodec:HiFiCodecEncoder",
     "hificodec_decoder": "codec.models.convnet_hificodec:HiFiCodecDecoder",
-    "hificodec_encoder": "codec.models.convnet_hificodec:HiFiCodecEncoder",
-    "hificodec_decoder": "codec.models.convnet_hificodec:HiFiCodecDecoder",
     # quantizers
     "vq": "codec.quantizers.vq:VQ",
     "rvq": "codec.quantizers.rvq:RVQ",
@@ -62,6 +60,10 @@ def build(config: Mapping[str, Any]) -> Codec:
     rate, channels = _positive(model, "sample_rate", None), _positive(model, "channels", 1)
     encoder = make("encoder", _section(model, "encoder", "the model"), channels=channels)
     quantizer = make("quantizer", _section(config, "quantizer", "the configuration"), dim=encoder.dim)
+    if quantizer.dim != encoder.dim:
+        raise ConfigError(
+            f"the encoder's dim is {encoder.dim} and the quantizer's is {quantizer.dim}: leave it out there"
+        )
     decoder = make("decoder", _section(model, "decoder", "the model"), channels=channels)
     return Codec(encoder, quantizer, decoder, sample_rate=rate, channels=channels)
 

@@ -1,0 +1,49 @@
+"""What many tests share: a codec small enough to be made and run in no time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DATA = Path(__file__).parent / "data"
+SPEECH = DATA / "speech.flac"
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> dict[str, Any]:
+    """Configuration of a causal codec with random weights: 16 kHz, hop 320, 4 books of 64."""
+    stage = {"dim": 16, "hidden": 16, "depth": 1}
+    stages = [stage | {"stride": 1}, stage | {"stride": 2}]
+    return {
+        "model": {
+            "sample_rate": 16000,
+            "channels": 1,
+            "encoder": {"name": "fourier_encoder", "dim": 16, "stages": stages},
+            "decoder": {"name": "fourier_decoder", "dim": 16, "stages": stages[::-1]},
+        },
+        "quantizer": {"name": "rvq", "num_codebooks": 4, "codebook_size": 64},
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights file of such a codec."""
+    return make_model(tmp_path_factory.mktemp("model") / "tiny.safetensors", tiny_config)
+
+
+def make_model(path: Path, config: dict[str, Any], *, seed: int = 0, half: bool = False) -> Path:
+    """A weights file of a codec with random weights whose codes depend on what it hears."""
+    import torch
+
+    from codec import checkpoint
+    from codec.build import build
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        codec = build(config)
+        # one training step places the codebooks among the latents
+        codec.train()(0.1 * torch.randn(4, codec.channels, 100 * codec.hop))
+    checkpoint.save(codec, path, config, {"recipe": "tiny", "licence": "CC0-1.0", "data": "noise"}, half=half)
+    return path
