@@ -16,6 +16,7 @@ from torch import Tensor
 
 from codec import assets, audio, checkpoint
 from codec.bitstream import Header, TokReader, TokWriter, atomic_write
+from codec.bitstream.header import RESAMPLERS
 from codec.errors import AudioError, CheckpointError, ConfigError, TokError
 from codec.models.codec import Codec
 from codec.stream import StreamDecoder, StreamEncoder
@@ -28,7 +29,7 @@ File = str | os.PathLike[str] | BinaryIO
 Progress = Callable[[int, int | None], None]  # samples of the source done, and in all where known
 
 BLOCK_SECONDS = 10  # of audio in memory at a time, whatever the length of the file
-RESAMPLERS = {"none": 0, "soxr_vhq": 2}  # as codec.bitstream.header numbers them
+RESAMPLER_NUMBERS = {name: number for number, name in RESAMPLERS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +221,7 @@ def make_header(
         num_samples=num_samples,
         model_sample_rate=codec.sample_rate,
         channel_policy=policy,
-        resampler=RESAMPLERS[plan.resampler],
+        resampler=RESAMPLER_NUMBERS[plan.resampler],
     )
 
 

@@ -1,0 +1,193 @@
+"""Files in, files out: the same codes as the whole signal at once, the same length and rate as the source."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import SPEECH, make_model
+
+from codec import api, audio
+from codec.bitstream import TokWriter, read_tok
+from codec.build import build
+from codec.errors import AudioError, CheckpointError, ConfigError, TokError
+
+
+@pytest.fixture(scope="module")
+def codec(tiny_model):
+    return api.load(tiny_model)
+
+
+def noise(path, seconds=1.0, rate=16000, channels=1, seed=0, subtype=None):
+    samples = 0.1 * np.random.default_rng(seed).standard_normal((round(seconds * rate), channels))
+    soundfile.write(path, samples, rate, subtype=subtype)
+    return path
+
+
+def test_a_file_gives_the_codes_and_the_audio_of_the_whole_signal(codec, tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "BLOCK_SECONDS", 3)  # so that the ten seconds make several blocks
+    done = api.encode_file(SPEECH, tmp_path / "a.tok", codec)
+    samples, rate = audio.read(SPEECH)
+    header, codes = read_tok(tmp_path / "a.tok")
+    assert (
+        (header.num_samples, header.sample_rate, header.channels)
+        == (samples.shape[1], rate, 1)
+        == (done.header.num_samples, 16000, 1)
+    )
+    assert done.num_bytes == (tmp_path / "a.tok").stat().st_size
+    assert done.kbps == pytest.approx(8 * done.num_bytes / done.seconds / 1000)
+    with torch.inference_mode():
+        whole = codec.encode(torch.from_numpy(samples)[None])
+        restored = codec.decode(whole, num_samples=samples.shape[1])
+    assert np.array_equal(codes, whole[0].numpy())
+    assert len(np.unique(codes)) > 8
+    assert api.decode_file(tmp_path / "a.tok", tmp_path / "a.wav", codec).num_samples == samples.shape[1]
+    written = soundfile.read(tmp_path / "a.wav", dtype="float32")[0]
+    np.testing.assert_allclose(written, restored[0, 0].clamp(-1, 1).numpy(), atol=2e-5)
+
+
+@pytest.mark.parametrize("channels", ["mix", "split"])
+@pytest.mark.parametrize(
+    ("rate", "count"), [(16000, 2), (44100, 1), (48000, 2), (8000, 1), (192000, 3), (22050, 8)]
+)
+def test_rate_and_length_come_back(codec, tmp_path, rate, count, channels):
+    source = noise(tmp_path / "in.wav", 0.7321, rate, count)
+    done = api.encode_file(source, tmp_path / "a.tok", codec, channels=channels)
+    assert (done.header.sample_rate, done.header.channels) == (rate, count)
+    api.decode_file(tmp_path / "a.tok", tmp_path / "out.wav", codec)
+    info, out = soundfile.info(source), soundfile.info(tmp_path / "out.wav")
+    assert (out.samplerate, out.frames) == (info.samplerate, info.frames)
+    assert out.channels == (count if channels == "split" else 1)
+
+
+def test_split_channels_are_coded_as_if_alone(codec, tmp_path):
+    samples = np.concatenate([audio.read(noise(tmp_path / f"{s}.wav", seed=s))[0] for s in range(3)])
+    audio.write(tmp_path / "all.wav", samples, 16000)
+    api.encode_file(tmp_path / "all.wav", tmp_path / "all.tok", codec, channels="split", num_codebooks=2)
+    header, rows = read_tok(tmp_path / "all.tok")
+    assert header.channel_policy == "split"
+    for channel in range(3):
+        api.encode_file(tmp_path / f"{channel}.wav", tmp_path / "one.tok", codec, num_codebooks=2)
+        assert np.array_equal(rows.reshape(2, 3, -1)[:, channel], read_tok(tmp_path / "one.tok")[1])
+
+
+@pytest.mark.parametrize("samples", [1, 2, 319, 320, 321])
+def test_very_short_files_keep_their_length(codec, tmp_path, samples):
+    noise(tmp_path / "in.wav", samples / 16000)
+    assert api.encode_file(tmp_path / "in.wav", tmp_path / "a.tok", codec).num_frames == -(-samples // 320)
+    api.decode_file(tmp_path / "a.tok", tmp_path / "out.wav", codec)
+    assert soundfile.info(tmp_path / "out.wav").frames == samples
+
+
+def test_a_lower_rate_is_a_prefix_of_the_stream(codec, tmp_path):
+    api.encode_file(SPEECH, tmp_path / "4.tok", codec)
+    api.encode_file(SPEECH, tmp_path / "1.tok", codec, num_codebooks=1)
+    assert np.array_equal(read_tok(tmp_path / "4.tok")[1][:1], read_tok(tmp_path / "1.tok")[1])
+    assert api.decode_file(tmp_path / "1.tok", tmp_path / "1.wav", codec).codebook_sizes == (64,)
+
+
+def test_binary_files_do_as_well_as_paths(codec, tmp_path):
+    tokens, sound = io.BytesIO(), io.BytesIO()
+    with SPEECH.open("rb") as file:
+        api.encode_file(file, tokens, codec)
+    tokens.seek(0)
+    api.decode_file(tokens, sound, codec, format="flac")
+    sound.seek(0)
+    assert soundfile.info(sound).frames == soundfile.info(SPEECH).frames
+
+
+def test_an_mp3_keeps_its_decoded_length(codec, tmp_path):
+    noise(tmp_path / "in.mp3", 2.1, 44100)
+    done = api.encode_file(tmp_path / "in.mp3", tmp_path / "a.tok", codec)
+    assert done.header.num_samples == audio.read(tmp_path / "in.mp3")[0].shape[1]
+    header = api.decode_file(tmp_path / "a.tok", tmp_path / "out.wav", codec)
+    assert header.num_samples == done.header.num_samples == soundfile.info(tmp_path / "out.wav").frames
+
+
+def test_a_codec_that_looks_ahead_gives_the_codes_of_the_whole_file(tiny_config, tmp_path):
+    config = tiny_config | {
+        "model": {
+            "sample_rate": 16000,
+            "channels": 1,
+            "encoder": {
+                "name": "hificodec_encoder",
+                "dim": 32,
+                "width": 4,
+                "rates": [5, 4],
+                "kernels": [9, 8],
+            },
+            "decoder": {
+                "name": "hificodec_decoder",
+                "dim": 32,
+                "width": 32,
+                "rates": [5, 4],
+                "kernels": [9, 8],
+            },
+        }
+    }
+    codec = api.load(make_model(tmp_path / "m.safetensors", config))
+    assert not codec.causal
+    noise(tmp_path / "in.wav", 0.5)
+    api.encode_file(tmp_path / "in.wav", tmp_path / "a.tok", codec)
+    with torch.inference_mode():
+        whole = codec.encode(torch.from_numpy(audio.read(tmp_path / "in.wav")[0])[None])
+    assert np.array_equal(read_tok(tmp_path / "a.tok")[1], whole[0].numpy())
+    api.decode_file(tmp_path / "a.tok", tmp_path / "out.wav", codec)
+    assert soundfile.info(tmp_path / "out.wav").frames == 8000
+
+
+def test_a_failure_leaves_no_file_and_spares_the_old_one(codec, tmp_path):
+    bad = tmp_path / "bad.wav"
+    samples = np.zeros(30 * 16000, np.float32)
+    samples[25 * 16000] = np.nan
+    soundfile.write(bad, samples, 16000, subtype="FLOAT")
+    (tmp_path / "old.tok").write_bytes(b"precious")
+    with pytest.raises(AudioError, match="sample 400000 is not a finite number"):
+        api.encode_file(bad, tmp_path / "old.tok", codec)
+    assert (tmp_path / "old.tok").read_bytes() == b"precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.wav", "old.tok"]
+
+
+def test_a_bit_rate_becomes_a_number_of_books(codec):
+    assert [codec.bitrate(n) for n in (1, 4)] == [300, 1200]
+    assert [api.codebooks_for(codec, kbps) for kbps in (0.3, 0.59, 0.6, 100)] == [1, 1, 2, 4]
+    with pytest.raises(ConfigError, match=r"the lowest bit rate of this model is 0\.3 kbps"):
+        api.codebooks_for(codec, 0.2)
+
+
+def test_what_does_not_belong_together_is_refused(codec, tiny_config, tmp_path):
+    with pytest.raises(ConfigError, match="no 5 codebooks; it has 1, 2, 3, 4"):
+        api.encode_file(SPEECH, tmp_path / "a.tok", codec, num_codebooks=5)
+    with pytest.raises(AudioError, match="2 channels and the model 1"):
+        api.encode_file(noise(tmp_path / "2.wav", channels=2), tmp_path / "a.tok", codec, channels="refuse")
+    with pytest.raises(CheckpointError, match="no fingerprint"):
+        api.encode_file(SPEECH, tmp_path / "a.tok", build(tiny_config).eval())
+    other = api.load(make_model(tmp_path / "other.safetensors", tiny_config, seed=1))
+    api.encode_file(SPEECH, tmp_path / "a.tok", codec)
+    with pytest.raises(TokError, match=f"of the model {codec.metadata['fingerprint']}"):
+        api.decode_file(tmp_path / "a.tok", tmp_path / "a.wav", other)
+    with pytest.raises(CheckpointError, match="there is no model 'nobody'"):
+        api.load("nobody")
+
+
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [
+        ({"hop": 319}, "does not make"),
+        ({"codebook_sizes": (32,) * 4}, "does not make"),
+        ({"num_samples": 2**60}, "promises"),
+    ],
+)
+def test_a_header_that_lies_is_refused(codec, tmp_path, lie, words):
+    api.encode_file(noise(tmp_path / "in.wav"), tmp_path / "a.tok", codec)
+    header, codes = read_tok(tmp_path / "a.tok")
+    with open(tmp_path / "b.tok", "wb") as file, TokWriter(file, replace(header, **lie)) as writer:
+        writer.num_samples = 15000
+        writer.write(np.minimum(codes, 31))
+    with pytest.raises(TokError, match=words):
+        api.decode_file(tmp_path / "b.tok", tmp_path / "b.wav", codec)
+    assert not (tmp_path / "b.wav").exists()
