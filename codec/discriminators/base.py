@@ -1,0 +1,184 @@
+"""What a discriminator is, how several become one, and the stack of convolutions they are all made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+
+@dataclass(frozen=True, slots=True)
+class DiscriminatorOutput:
+    """What discriminators say about a batch; one entry per sub-discriminator.
+
+    Attributes:
+        logits: `(B, ...)` each, high for audio that seems real.
+        features: activations `(B, ...)` that feature matching compares, layer by layer.
+    """
+
+    logits: list[Tensor]
+    features: list[list[Tensor]]
+
+
+class Discriminator(nn.Module, ABC):
+    """Judges audio at one or more scales."""
+
+    @abstractmethod
+    def forward(self, audio: Tensor) -> DiscriminatorOutput:
+        """Judge audio `(B, C, N)` of any length N >= 1."""
+
+    def pair(self, real: Tensor, fake: Tensor) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
+        """Judge two batches `(B, C, N)` of equal shape in one pass: normalised weights are computed once.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        if real.shape != fake.shape:
+            raise ValueError(
+                f"real audio {tuple(real.shape)} and fake audio {tuple(fake.shape)} differ in shape"
+            )
+        both = self(torch.cat([real, fake]))
+        size = len(real)
+
+        def half(part: slice) -> DiscriminatorOutput:
+            return DiscriminatorOutput(
+                [logit[part] for logit in both.logits],
+                [[feature[part] for feature in layers] for layers in both.features],
+            )
+
+        return half(slice(0, size)), half(slice(size, None))
+
+
+class Discriminators(Discriminator):
+    """Several discriminators as one: their lists, one after the other.
+
+    Args:
+        parts: label to discriminator; the order of the labels is the order of the output.
+
+    Raises:
+        ValueError: there is none.
+    """
+
+    def __init__(self, parts: Mapping[str, Discriminator]) -> None:
+        super().__init__()
+        if not parts:
+            raise ValueError("there is no discriminator to compose")
+        self.parts = nn.ModuleDict(parts)
+
+    def forward(self, audio: Tensor) -> DiscriminatorOutput:
+        """Judge audio `(B, C, N)`.
+
+        Raises:
+            TypeError: a part returned something else than one logit and one list of features per scale.
+        """
+        logits: list[Tensor] = []
+        features: list[list[Tensor]] = []
+        for label, part in self.parts.items():
+            found = part(audio)
+            if not isinstance(found, DiscriminatorOutput) or len(found.logits) != len(found.features):
+                raise TypeError(
+                    f"the discriminator {label!r} did not return one logit and one list per scale"
+                )
+            logits += found.logits
+            features += found.features
+        return DiscriminatorOutput(logits, features)
+
+
+class ConvLayers(nn.Module):
+    """Convolutions, each with a leaky ReLU; their activations are the features.
+
+    Two-dimensional ones run with channels last in memory, which is the faster layout on CPUs and for
+    16-bit numbers on GPUs.
+
+    Args:
+        convs: the layers.
+        slope: of the leaky ReLU.
+    """
+
+    def __init__(self, convs: Sequence[nn.Module], *, slope: float) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(convs)
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """`(B, C, ...)` to the activations of all layers."""
+        features = []
+        for conv in self.convs:
+            if x.ndim == 4:
+                x = _channels_last(x)
+            x = F.leaky_relu(conv(x), self.slope, inplace=True)
+            features.append(x)
+        return features
+
+
+class ConvStack(nn.Module):
+    """Convolutions with leaky ReLU, then one that gives the logits.
+
+    Args:
+        convs: the layers; their activations are the features.
+        post: from the last layer's channels to one.
+        slope: of the leaky ReLU.
+        logit_feature: the logits are a feature too, as in HiFi-GAN.
+    """
+
+    def __init__(
+        self, convs: Sequence[nn.Module], post: nn.Module, *, slope: float, logit_feature: bool = False
+    ) -> None:
+        super().__init__()
+        self.layers = ConvLayers(convs, slope=slope)
+        self.post = post
+        self.logit_feature = logit_feature
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """`(B, C, ...)` to logits `(B, 1, ...)` and the features."""
+        features = self.layers(x)
+        logit = self.post(features[-1])
+        return logit, [*features, logit] if self.logit_feature else features
+
+
+def normed(conv: nn.Conv1d | nn.Conv2d, norm: Literal["weight", "spectral"] = "weight") -> nn.Module:
+    """The convolution, its weights as they were initialised, under a weight or spectral norm."""
+    if isinstance(conv, nn.Conv2d):
+        conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    wrap = parametrizations.weight_norm if norm == "weight" else parametrizations.spectral_norm
+    return wrap(conv)
+
+
+def level(audio: Tensor) -> Tensor:
+    """Audio `(B, C, N)` without its mean and with its peak at 0.8, per clip and channel, as DAC judges it.
+
+    A peak under -60 dB is not raised further: silence would turn into a gradient without bound.
+    """
+    audio = audio.float()
+    audio = audio - audio.mean(dim=-1, keepdim=True)
+    return 0.8 * audio / audio.abs().amax(dim=-1, keepdim=True).clamp(min=1e-3)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    if x.shape[1] == 1:
+        # both layouts are the same here; only the strides tell the convolution which one is meant
+        return x.squeeze(1).contiguous().unsqueeze(-1).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Within it the module's parameters take no gradient; its inputs still do.
+
+    The generator's step runs in it: discriminators keep their `.grad`, and that part of the work is saved.
+    """
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
