@@ -1,0 +1,171 @@
+"""Adversarial losses and feature matching over the outputs of discriminators.
+
+They take any object with `logits` (one tensor per sub-discriminator) and `features` (a list of tensors per
+sub-discriminator), and compute in float32.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Reduction = Literal["sum", "mean"]
+
+
+class Judgement(Protocol):
+    """What discriminators return."""
+
+    @property
+    def logits(self) -> list[Tensor]:
+        """One entry per sub-discriminator."""
+
+    @property
+    def features(self) -> list[list[Tensor]]:
+        """One list of layers per sub-discriminator."""
+
+
+class AdversarialLoss(nn.Module, ABC):
+    """Contest of generator and discriminators.
+
+    Args:
+        reduction: over sub-discriminators, each of which counts the mean of its logits.
+
+    Raises:
+        ValueError: the reduction is unknown.
+    """
+
+    def __init__(self, reduction: Reduction) -> None:
+        super().__init__()
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"the reduction {reduction!r} is neither 'sum' nor 'mean'")
+        self.reduction = reduction
+
+    def discriminator_loss(self, real: Judgement, fake: Judgement) -> Tensor:
+        """What the discriminators minimise, a scalar; `fake` is of detached audio."""
+        pairs = zip(real.logits, fake.logits, strict=True)
+        return self._reduce([self.real(r.float()) + self.fake(f.float()) for r, f in pairs])
+
+    def generator_loss(self, fake: Judgement) -> dict[str, Tensor]:
+        """Term `adv`, what the generator minimises."""
+        return {"adv": self._reduce([self.deceived(logit.float()) for logit in fake.logits])}
+
+    @abstractmethod
+    def real(self, logit: Tensor) -> Tensor:
+        """Loss of a discriminator on logits of real audio."""
+
+    @abstractmethod
+    def fake(self, logit: Tensor) -> Tensor:
+        """Loss of a discriminator on logits of decoded audio."""
+
+    @abstractmethod
+    def deceived(self, logit: Tensor) -> Tensor:
+        """Loss of the generator on logits of decoded audio."""
+
+    def _reduce(self, losses: Sequence[Tensor]) -> Tensor:
+        total = torch.stack(list(losses)).sum()
+        return total / len(losses) if self.reduction == "mean" else total
+
+
+class LeastSquaresLoss(AdversarialLoss):
+    """Least squares (Mao et al. 2017, arXiv 1611.04076): real towards 1, decoded towards 0.
+
+    Args:
+        reduction: over sub-discriminators; HiFi-GAN, HiFi-Codec and DAC take the sum.
+    """
+
+    def __init__(self, *, reduction: Reduction = "sum") -> None:
+        super().__init__(reduction)
+
+    def real(self, logit: Tensor) -> Tensor:
+        """Mean of (1 - D)^2."""
+        return (1 - logit).square().mean()
+
+    def fake(self, logit: Tensor) -> Tensor:
+        """Mean of D^2."""
+        return logit.square().mean()
+
+    def deceived(self, logit: Tensor) -> Tensor:
+        """Mean of (1 - D)^2."""
+        return (1 - logit).square().mean()
+
+
+class HingeLoss(AdversarialLoss):
+    """Hinge loss (Lim and Ye 2017, arXiv 1705.02894), as SoundStream, EnCodec and Vocos use it.
+
+    Args:
+        reduction: over sub-discriminators; all three take the mean.
+        saturate: the generator gains nothing beyond a logit of 1, as published; False minimises -D without end.
+    """
+
+    def __init__(self, *, reduction: Reduction = "mean", saturate: bool = True) -> None:
+        super().__init__(reduction)
+        self.saturate = saturate
+
+    def real(self, logit: Tensor) -> Tensor:
+        """Mean of max(0, 1 - D)."""
+        return (1 - logit).relu().mean()
+
+    def fake(self, logit: Tensor) -> Tensor:
+        """Mean of max(0, 1 + D)."""
+        return (1 + logit).relu().mean()
+
+    def deceived(self, logit: Tensor) -> Tensor:
+        """Mean of max(0, 1 - D), or of -D."""
+        return (1 - logit).relu().mean() if self.saturate else -logit.mean()
+
+
+class FeatureLoss(nn.Module):
+    """Feature matching (Larsen et al. 2016, arXiv 1512.09300): mean absolute difference, summed over layers.
+
+    Args:
+        factor: 2 in HiFi-GAN and HiFi-Codec, 1 in DAC and Vocos.
+    """
+
+    def __init__(self, *, factor: float = 2.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, real: Judgement, fake: Judgement) -> dict[str, Tensor]:
+        """Term `fm`; `real` takes no gradient."""
+        pairs = _layers(real, fake)
+        return {"fm": self.factor * torch.stack([_distance(r, f) for r, f in pairs]).sum()}
+
+    def feature_loss(self, real: Judgement, fake: Judgement) -> dict[str, Tensor]:
+        """The same as calling it."""
+        return self(real, fake)
+
+
+class NormalizedFeatureLoss(nn.Module):
+    """Feature matching relative to the layer's scale, mean over layers (EnCodec, arXiv 2210.13438).
+
+    Each layer counts mean |real - fake| / mean |real|, so that no layer or discriminator drowns the others.
+    """
+
+    def forward(self, real: Judgement, fake: Judgement) -> dict[str, Tensor]:
+        """Term `fm`; `real` takes no gradient."""
+        ratios = []
+        for r, f in _layers(real, fake):
+            # a dead layer has no scale: it must not count without bound
+            ratios.append(_distance(r, f) / r.abs().mean(dtype=torch.float32).clamp(min=1e-5))
+        return {"fm": torch.stack(ratios).mean()}
+
+    def feature_loss(self, real: Judgement, fake: Judgement) -> dict[str, Tensor]:
+        """The same as calling it."""
+        return self(real, fake)
+
+
+def _layers(real: Judgement, fake: Judgement) -> list[tuple[Tensor, Tensor]]:
+    return [
+        (r.detach(), f)
+        for reals, fakes in zip(real.features, fake.features, strict=True)
+        for r, f in zip(reals, fakes, strict=True)
+    ]
+
+
+def _distance(real: Tensor, fake: Tensor) -> Tensor:
+    """Mean absolute difference in float32; the difference itself stays in the features' own type."""
+    return (fake - real).abs().mean(dtype=torch.float32)
