@@ -1,26 +1,25 @@
-"""Additive quantizers: the reconstruction is a sum of one code vector per book, each on a span of channels."""
+"""Additive quantizers: the result is a sum of one code vector per book, each on a span of channels."""
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from codec import ops
 from codec.errors import ConfigError
-from codec.quantizers.base import Quantizer, check_prefixes
+from codec.quantizers.base import Losses, Quantizer, check_prefixes, name_metrics
 from codec.quantizers.codebook.book import Book, Pick
+from codec.quantizers.codebook.sync import all_reduce
 from codec.quantizers.search import refine_codes, search_beam, stack_tables
-
-Losses = dict[str, Tensor]
 
 
 class Additive(Quantizer):
-    """Books that quantize one after the other what the books before them left over, on their span of channels.
+    """Books that each quantize what the books before them left over, on their span of channels.
 
     A span that covers everything gives residual quantization, disjoint spans product quantization, both together
-    GRVQ and MCRVQ. A book that occurs several times is shared (RQ-VAE, arXiv 2203.01941); commitment is then the
-    paper's cumulative one, since the residual after book k is the latent minus the sum up to k.
+    GRVQ and MCRVQ. A book that serves several stages is shared (RQ-VAE, arXiv 2203.01941). Commitment is the
+    cumulative one of that paper: the residual after stage k is the latent minus the sum up to k.
 
     Args:
         dim: latent width D.
@@ -31,12 +30,15 @@ class Additive(Quantizer):
         dropout: share of samples of a training batch that use a random prefix instead of all books.
         detach_stages: only the first stage of each channel gives the encoder a commitment gradient, as in the
             release of HiFi-Codec.
+
+    Raises:
+        ConfigError: settings out of range.
     """
 
     def __init__(
         self,
         dim: int,
-        books: Sequence[Book],
+        books: Sequence[nn.Module],
         spans: Sequence[tuple[int, int]],
         *,
         stages: Sequence[int] | None = None,
@@ -44,16 +46,13 @@ class Additive(Quantizer):
         dropout: float = 0.0,
         detach_stages: bool = False,
     ) -> None:
-        super().__init__()
-        if not 0 <= dropout <= 1:
-            raise ConfigError(f"quantizer dropout is a share of samples from 0 to 1, not {dropout}")
+        super().__init__(dropout)
         self.dim = dim
         self.books = nn.ModuleList(books)
         self.spans = tuple(spans)
         self.stages = tuple(range(len(spans)) if stages is None else stages)
-        self.codebook_sizes = tuple(books[b].size for b in self.stages)
         self.prefixes = check_prefixes(prefixes, len(self.stages))
-        self.dropout = dropout
+        self.codebook_sizes = tuple(self.book(k).size for k in range(len(self.stages)))
         self.detach_stages = detach_stages
         self._stack: tuple[list[Tensor], Tensor] | None = None
 
@@ -61,7 +60,18 @@ class Additive(Quantizer):
         """The book that a stage uses."""
         return self.books[self.stages[stage]]  # type: ignore[return-value]
 
-    # ---- the one assignment loop -----------------------------------------------------------------------------
+    @torch.no_grad()
+    def write(self, codebooks: Sequence[Tensor]) -> None:
+        """Set the code vectors (V, D) of each distinct book, whatever they come from.
+
+        Raises:
+            ConfigError: their number or a shape does not fit, or the tables cannot be set.
+        """
+        if len(codebooks) != len(self.books):
+            raise ConfigError(f"{len(codebooks)} codebooks were given, but there are {len(self.books)}")
+        for book, codes in zip(self.books, codebooks, strict=True):
+            assert isinstance(book, Book)
+            book.write(codes)
 
     def _assign(
         self, x: Tensor, rows: Sequence[int], *, given: Tensor | None = None, begin: bool = False
@@ -98,19 +108,21 @@ class Additive(Quantizer):
             picks.append((seen, pick))
         return total, picks
 
-    # ---- training --------------------------------------------------------------------------------------------
+    # ---- training ----
 
     def _forward(self, x: Tensor, num: int | None) -> tuple[Tensor, Tensor, Losses, Losses]:
         batch, frames, _ = x.shape
-        begin = self.training and not all(book._ready for book in self.books)
+        bad = (~torch.isfinite(x.detach())).sum()
+        if self.training:
+            all_reduce(bad)
+        begin = self.training and not all(self.book(k).ready for k in range(len(self.stages))) and not bad
         numbers = self._draw(batch, num, whole=begin)
+        stages = max(numbers, default=self.prefixes[-1] if num is None else num)
+        rows = [sum(n > k for n in numbers) if frames else 0 for k in range(stages)]
         # samples with more books come first, so that every stage sees a leading block
         order = sorted(range(batch), key=lambda i: -numbers[i])
-        stages = max(numbers, default=self.prefixes[-1] if num is None else num)
-        rows = [sum(n > k for n in numbers) for k in range(stages)] if frames else [0] * stages
         shuffled = order != list(range(batch))
-        if shuffled:
-            x = x[order]
+        x = x[order] if shuffled else x
         given = None
         if not self.training:
             given = self._search(x.detach().reshape(-1, self.dim), stages, 1, 0).view(batch, frames, stages)
@@ -121,38 +133,31 @@ class Additive(Quantizer):
             codes[: rows[k], :, k] = pick.index.view(rows[k], frames)
         metrics: Losses = {}
         if self.training:
-            metrics["nonfinite"] = (~torch.isfinite(x.detach())).sum()
-            self._learn(picks, metrics["nonfinite"])
-        metrics |= self._measure(picks)
+            metrics["nonfinite"] = bad
+            self._learn(picks, bad)
+        measured = [
+            self.book(k).measure(None if self.training else p.index) for k, (_, p) in enumerate(picks)
+        ]
+        metrics |= name_metrics(measured)
         if shuffled:
             back = sorted(range(batch), key=order.__getitem__)
             quantized, codes = quantized[back], codes[back]
         return quantized, codes, self._losses(x, picks), metrics
 
-    def _draw(self, batch: int, num: int | None, whole: bool) -> list[int]:
-        """Books per sample: all, or in training, for a ``dropout`` share of samples, one of ``prefixes`` at random."""
-        full = self.prefixes[-1] if num is None else num
-        if num is not None or whole or not self.training or self.dropout == 0:
-            return [full] * batch
-        drop = (torch.rand(batch) < self.dropout).tolist()
-        drawn = torch.randint(len(self.prefixes), (batch,)).tolist()
-        return [self.prefixes[i] if d else full for d, i in zip(drop, drawn, strict=True)]
-
     def _attach(self, x: Tensor, total: Tensor, picks: list[tuple[Tensor, Pick]]) -> Tensor:
-        """The sum with its gradient: one bridge around all books, or each pick's own."""
+        """The sum with its gradient: one bridge around all stages, or each pick's own."""
         if not picks:
             return total + (x - x.detach())
-        if picks[0][1].own is None:
-            out = self.book(0).bridge(x, total)
-            nu = self.book(0).learn.sync
-            if nu and self.training:
-                out = out + nu * self._spread([p.value for _, p in picks], total)
-            return out
-        own = [p.own for _, p in picks if p.own is not None]
-        return total + self._spread(own, total)
+        if picks[0][1].own is not None:
+            return total + self._spread([p.own for _, p in picks if p.own is not None], total)
+        out: Tensor = self.book(0).bridge(x, total)
+        nu = self.book(0).learn.nu
+        if nu and self.training:
+            out = out + nu * self._spread([p.value for _, p in picks], total)
+        return out
 
     def _spread(self, values: list[Tensor], like: Tensor) -> Tensor:
-        """Zero in value, the gradient of the sum of the stages' vectors."""
+        """Zero in value, with the gradient of the sum of the stages' vectors."""
         out = torch.zeros_like(like)
         for value, (low, high) in zip(values, self.spans, strict=False):
             rows = value.view(-1, like.shape[1], high - low)
@@ -161,79 +166,64 @@ class Additive(Quantizer):
 
     def _losses(self, x: Tensor, picks: list[tuple[Tensor, Pick]]) -> Losses:
         """Each loss as a mean over all numbers that were quantized."""
-        zero = x.new_zeros(())
-        sums: Losses = {name: zero for name in self.book(0).loss_names}
-        if not picks:
-            return sums
-        total = sum(seen.numel() for seen, _ in picks)
+        sums: Losses = dict.fromkeys(self.book(0).loss_names, x.new_zeros(()))
+        numbers = sum(seen.numel() for seen, _ in picks)
         for seen, pick in picks:
             for name, loss in pick.losses.items():
-                sums[name] = sums[name] + loss * (seen.numel() / total)
+                sums[name] = sums[name] + loss * (seen.numel() / numbers)
         return sums
 
     @torch.no_grad()
-    def _learn(self, picks: list[tuple[Tensor, Pick]], nonfinite: Tensor) -> None:
+    def _learn(self, picks: list[tuple[Tensor, Pick]], bad: Tensor) -> None:
+        learned = []
         for number, book in enumerate(self.books):
             assert isinstance(book, Book)
             used = [picks[k] for k, b in enumerate(self.stages) if b == number and k < len(picks)]
             seen = torch.cat([s for s, _ in used]) if used else book.counts.new_zeros(0, book.dim)
             index = torch.cat([p.index for _, p in used]) if used else book.steps.new_zeros(0)
-            book.update(seen, index, (1 - book.decay) * (nonfinite == 0))
+            learned.append((book, *book.statistics(seen, index)))
+        all_reduce(*(t for _, _, counts, sums in learned for t in (counts, sums)))
+        for book, query, counts, sums in learned:
+            book.update(query, counts, sums, (1 - book.decay) * (bad == 0))
 
-    @torch.no_grad()
-    def _measure(self, picks: list[tuple[Tensor, Pick]]) -> Losses:
-        """Usage and perplexity of each stage's book: running ones in training, of this input in eval mode."""
-        if not picks:
-            return {}
-        pairs = []
-        for k, (_, pick) in enumerate(picks):
-            book = self.book(k)
-            pairs.append(book.metrics(None if self.training else pick.index))
-        usage, perplexity = torch.stack([u for u, _ in pairs]), torch.stack([p for _, p in pairs])
-        metrics = {"usage": usage.mean(), "perplexity": perplexity.mean()}
-        for k in range(len(pairs)):
-            metrics[f"usage/{k}"], metrics[f"perplexity/{k}"] = usage[k], perplexity[k]
-        return metrics
-
-    # ---- inference -------------------------------------------------------------------------------------------
+    # ---- inference ----
 
     def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
         stages = [(self.book(k), self.spans[k]) for k in range(num)]
-        if self._is_plain(num, beam):
-            codes = self._search_plain(x, num, beam)
+        if beam <= ops.MAX_BEAM and all(book.operable for book, _ in stages):
+            codes = self._operate(x, num, beam)
         else:
             codes = search_beam(x, stages, beam)
         return refine_codes(x, codes, stages, refine) if refine else codes
 
-    def _is_plain(self, num: int, beam: int) -> bool:
-        """Whether the operator can search: it knows tables in the latent space up to some size."""
-        books = [self.book(k) for k in range(num)]
-        return beam <= ops.MAX_BEAM and all(b.size <= ops.MAX_CODES and not b.table.projects for b in books)
-
-    def _search_plain(self, x: Tensor, num: int, beam: int) -> Tensor:
+    def _operate(self, x: Tensor, num: int, beam: int) -> Tensor:
         """Codes from the operator: G groups of equal width at once, or all books in the full width."""
         spans = self.spans[:num]
-        tables = [self.book(k).codes() for k in range(num)]
         groups, width = len(set(spans)), spans[0][1] - spans[0][0]
         tiled = spans == tuple((g * width, (g + 1) * width) for g in range(groups)) * (num // groups)
-        if self._stack is None or len(self._stack[0]) != num or any(
-            a is not b for a, b in zip(tables, self._stack[0], strict=True)
-        ):
-            local = [(0, width)] * num if tiled else spans
+        tables = [self.book(k).tables()[0] for k in range(num)]
+        if self._stack is None or [id(t) for t in self._stack[0]] != [id(t) for t in tables]:
+            local = ((0, width),) * num if tiled else spans
             stack = stack_tables(tables, local, width if tiled else self.dim)
+            if tiled:
+                stack = stack.unflatten(0, (-1, groups)).transpose(0, 1).contiguous()
             self._stack = (tables, stack)
         stack = self._stack[1]
         if not tiled:
             return ops.rvq_encode(x, stack, beam=beam)
-        stack = stack.view(num // groups, groups, *stack.shape[1:]).transpose(0, 1).contiguous()
-        parts = x[:, : groups * width].reshape(len(x), groups, width).transpose(0, 1).contiguous()
-        return ops.rvq_encode(parts, stack, beam=beam).permute(1, 2, 0).reshape(len(x), num)
+        parts = x[:, : groups * width].unflatten(1, (groups, width)).transpose(0, 1).contiguous()
+        return ops.rvq_encode(parts, stack, beam=beam).permute(1, 2, 0).flatten(1)
 
     def _embed(self, codes: Tensor) -> Tensor:
-        total = self.books[0].codes().new_zeros(len(codes), self.dim)  # type: ignore[operator]
+        total = self.book(0).counts.new_zeros(len(codes), self.dim)
         for k, (low, high) in enumerate(self.spans[: codes.shape[1]]):
             total[:, low:high] += self.book(k).embed(codes[:, k])
         return total
+
+    def train(self, mode: bool = True) -> "Additive":
+        """Switch the mode, and let go of the tables kept for the other one."""
+        self._stack = None
+        return super().train(mode)
 
 
 def split(dim: int, parts: int) -> list[tuple[int, int]]:
@@ -244,5 +234,5 @@ def split(dim: int, parts: int) -> list[tuple[int, int]]:
     """
     if not 1 <= parts <= dim:
         raise ConfigError(f"{dim} channels cannot be cut into {parts} parts")
-    ends = list(accumulate((dim * (i + 1) // parts - dim * i // parts for i in range(parts)), initial=0))
-    return list(zip(ends, ends[1:], strict=False))
+    ends = [dim * i // parts for i in range(parts + 1)]
+    return list(pairwise(ends))

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from codec.errors import CodecError, ConfigError
+from codec.quantizers.codebook.sync import several
+
+Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,10 @@ class QuantizerOutput:
 
 
 class Quantizer(nn.Module, ABC):
-    """Base of all quantizers. The public methods check and lay out; ``_forward``, ``_search`` and ``_embed`` do the work.
+    """Base of all quantizers: it checks and lays out; ``_forward``, ``_search`` and ``_embed`` do the work.
+
+    Args:
+        dropout: share of samples of a training batch that use a random prefix instead of all books.
 
     Attributes:
         dim: latent width D.
@@ -40,6 +46,12 @@ class Quantizer(nn.Module, ABC):
     dim: int
     codebook_sizes: tuple[int, ...]
     prefixes: tuple[int, ...]
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= dropout <= 1:
+            raise ConfigError(f"quantizer dropout is a share of samples from 0 to 1, not {dropout}")
+        self.dropout = dropout
 
     def forward(self, z: Tensor, *, num_codebooks: int | None = None) -> QuantizerOutput:
         """Quantize latents, with losses and a gradient to ``z``; in training mode the books learn.
@@ -100,9 +112,7 @@ class Quantizer(nn.Module, ABC):
         return x.view(batch, frames, self.dim).transpose(1, 2)
 
     @abstractmethod
-    def _forward(
-        self, x: Tensor, num: int | None
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    def _forward(self, x: Tensor, num: int | None) -> tuple[Tensor, Tensor, Losses, Losses]:
         """Quantize (B, T, D) float32; give (B, T, D), codes (B, T, K'), losses and metrics."""
 
     @abstractmethod
@@ -112,6 +122,17 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def _embed(self, codes: Tensor) -> Tensor:
         """Vectors (M, D) of codes (M, K')."""
+
+    def _draw(self, batch: int, num: int | None, *, whole: bool = False) -> list[int]:
+        """Books of each sample: ``num``, or all, or in training what quantizer dropout draws."""
+        full = self.prefixes[-1] if num is None else num
+        if num is not None or whole or not self.training or self.dropout == 0:
+            return [full] * batch
+        drop = (torch.rand(batch) < self.dropout).tolist()
+        drawn = torch.randint(len(self.prefixes), (batch,)).tolist()
+        if several():  # every process must reach every book, or their collective calls would not match
+            drop[:1] = [False]
+        return [self.prefixes[i] if d else full for d, i in zip(drop, drawn, strict=True)]
 
     def _check_latents(self, z: Tensor) -> None:
         if not z.is_floating_point():
@@ -166,7 +187,7 @@ def check_prefixes(prefixes: object, num_codebooks: int) -> tuple[int, ...]:
         return tuple(range(1, num_codebooks + 1))
     found = tuple(int(p) for p in prefixes)  # type: ignore[attr-defined]
     if not found or list(found) != sorted(set(found)) or found[0] < 1 or found[-1] != num_codebooks:
-        raise ConfigError(f"prefixes must ascend from 1 or more to {num_codebooks}, the number of books: {found}")
+        raise ConfigError(f"prefixes must ascend to {num_codebooks}, the number of books; they are {found}")
     return found
 
 
@@ -174,4 +195,17 @@ def _refuse_nonfinite(z: Tensor) -> None:
     bad = ~torch.isfinite(z)
     if bad.any():
         b, _, t = (int(i) for i in bad.nonzero()[0])
-        raise CodecError(f"{int(bad.sum())} latent values are NaN or infinite, the first in batch {b}, frame {t}")
+        raise CodecError(
+            f"{int(bad.sum())} latent values are NaN or infinite, the first one in batch {b}, frame {t}"
+        )
+
+
+def name_metrics(measured: list[tuple[Tensor, Tensor]]) -> Losses:
+    """Metrics from (usage, perplexity) per book: the means, and ``usage/0``, ``perplexity/0`` and so on."""
+    if not measured:
+        return {}
+    usage, perplexity = (torch.stack(values).detach() for values in zip(*measured, strict=True))
+    metrics = {"usage": usage.mean(), "perplexity": perplexity.mean()}
+    for k in range(len(measured)):
+        metrics[f"usage/{k}"], metrics[f"perplexity/{k}"] = usage[k], perplexity[k]
+    return metrics

@@ -12,7 +12,7 @@ class GRVQ(Additive):
     """Channels in groups, each with a residual quantizer of its own (HiFi-Codec, arXiv 2305.02765).
 
     The stream is stage-major: stage 0 of every group, then stage 1 of every group, so that whole stages are prefixes.
-    HiFi-Codec itself is ``groups=2, stages=2, learn=gradient, revive=none, start=uniform``.
+    HiFi-Codec itself is ``groups=2, stages=2, learn=gradient, revive=none, start=random``.
 
     Args:
         dim: latent width D.
@@ -21,9 +21,9 @@ class GRVQ(Additive):
         codebook_size: codes per book V.
         prefixes: legal values of ``num_codebooks`` in calls; None means whole stages: G, 2G, ..., K.
         dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all books.
-        detach_stages: as the release of HiFi-Codec, where ``residual - (residual + sg[q - residual])`` has no gradient, so
-            that only stage 0 gives the encoder a commitment gradient.
-        choices: table, assign, learn, revive, bridge, start, decay (see ``codebook.book.Book``).
+        detach_stages: as the release of HiFi-Codec, where ``residual - (residual + sg[q - residual])`` has no
+            gradient, so that only stage 0 gives the encoder a commitment gradient.
+        choices: table, assign, learn, revive, bridge, start, regularise, decay (see ``codebook.book.Book``).
     """
 
     def __init__(

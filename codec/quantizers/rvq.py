@@ -18,7 +18,7 @@ class RVQ(Additive):
         prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
         dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all books.
         shared: all stages use one book (RQ-VAE, arXiv 2203.01941).
-        choices: table, assign, learn, revive, bridge, start, decay (see ``codebook.book.Book``).
+        choices: table, assign, learn, revive, bridge, start, regularise, decay (see ``codebook.book.Book``).
     """
 
     def __init__(
@@ -34,4 +34,6 @@ class RVQ(Additive):
     ) -> None:
         books = [Book(dim, codebook_size, **choices) for _ in range(1 if shared else num_codebooks)]
         stages = [0] * num_codebooks if shared else list(range(num_codebooks))
-        super().__init__(dim, books, [(0, dim)] * num_codebooks, stages=stages, prefixes=prefixes, dropout=dropout)
+        super().__init__(
+            dim, books, [(0, dim)] * num_codebooks, stages=stages, prefixes=prefixes, dropout=dropout
+        )

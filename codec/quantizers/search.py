@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from codec.quantizers.codebook.assign import scores
 from codec.quantizers.codebook.book import Book
 
 Stages = Sequence[tuple[Book, tuple[int, int]]]
@@ -14,21 +13,21 @@ _BLOCK = 1 << 24  # elements of a temporary
 
 
 def search_beam(x: Tensor, stages: Stages, beam: int) -> Tensor:
-    """Codes (M, K) of vectors (M, D); keeps ``beam`` partial sequences (arXiv 2509.19186).
+    """Codes (M, K) of vectors (M, D), keeping ``beam`` partial sequences (arXiv 2509.19186).
 
     Each partial sequence proposes its ``beam`` nearest codes in the book's own search space; the sequences with the
-    smallest error in the latent space survive. One beam is the greedy search.
+    smallest error in the latent space survive. One beam is the greedy search. The specification for books without a
+    search space of their own is `codec.ops`.
     """
-    if beam == 1:
-        return _search_greedy(x, stages)
+    if not len(x):
+        return torch.zeros(0, len(stages), dtype=torch.int64, device=x.device)
     widest = max(book.size for book, _ in stages) + beam * x.shape[1]
     rows = max(1, _BLOCK // (beam * widest))
-    return torch.cat([_search_block(part, stages, beam) for part in x.split(rows)]) if len(x) else x.new_zeros(
-        (0, len(stages)), dtype=torch.int64
-    )
+    search = _search_greedy if beam == 1 else _search_block
+    return torch.cat([search(part, stages, beam) for part in x.split(rows)])
 
 
-def _search_greedy(x: Tensor, stages: Stages) -> Tensor:
+def _search_greedy(x: Tensor, stages: Stages, beam: int) -> Tensor:
     residual = x.clone()
     codes = torch.zeros(len(x), len(stages), dtype=torch.int64, device=x.device)
     for k, (book, (low, high)) in enumerate(stages):
@@ -42,24 +41,28 @@ def _search_block(x: Tensor, stages: Stages, beam: int) -> Tensor:
     paths = torch.zeros(len(x), 1, 0, dtype=torch.int64, device=x.device)
     for book, (low, high) in stages:
         part = residual[..., low:high]
-        query = book.table.query(part.flatten(0, 1))
-        tried = scores(query, book.codes()).topk(min(beam, book.size), dim=1).indices  # (M * P, W)
-        tried = tried.view(len(x), -1, tried.shape[1])
+        tried = book.candidates(part.flatten(0, 1), min(beam, book.size)).view(
+            *part.shape[:2], -1
+        )  # (M, P, W)
         after = part[:, :, None] - book.embed(tried.flatten()).view(*tried.shape, -1)  # (M, P, W, d)
         # the error outside the span does not depend on the new code, but on the path
-        error = after.square().sum(-1) + (residual.square().sum(-1) - part.square().sum(-1))[..., None]
-        best = error.flatten(1).topk(min(beam, error[0].numel()), dim=1, largest=False).indices
+        outside = residual.square().sum(-1) - part.square().sum(-1)
+        error = (after.square().sum(-1) + outside[..., None]).flatten(1)
+        best = error.topk(min(beam, error.shape[1]), dim=1, largest=False).indices
         parent = best // tried.shape[2]
-        chosen = tried.flatten(1).gather(1, best)
-        residual = residual.gather(1, parent[..., None].expand(-1, -1, x.shape[1])).clone()
-        width = high - low
-        residual[..., low:high] = after.flatten(1, 2).gather(1, best[..., None].expand(-1, -1, width))
-        paths = torch.cat([paths.gather(1, parent[..., None].expand(-1, -1, paths.shape[2])), chosen[..., None]], 2)
+        residual = _pick(residual, parent)
+        residual[..., low:high] = _pick(after.flatten(1, 2), best)
+        paths = torch.cat([_pick(paths, parent), _pick(tried.flatten(1)[..., None], best)], 2)
     return paths[:, 0]
 
 
+def _pick(values: Tensor, index: Tensor) -> Tensor:
+    """``values[m, index[m, p]]``: values (M, P, C), index (M, p), gives (M, p, C)."""
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+
+
 def refine_codes(x: Tensor, codes: Tensor, stages: Stages, sweeps: int) -> Tensor:
-    """Coordinate descent (the code adjustment of SAQ, arXiv 2509.12086): choose each code again, given all others.
+    """Coordinate descent (the code adjustment of SAQ, arXiv 2509.12086): choose each code again, given the others.
 
     A change is kept only where it lowers the error, so that no sweep raises it.
     """
@@ -85,8 +88,8 @@ def refine_codes(x: Tensor, codes: Tensor, stages: Stages, sweeps: int) -> Tenso
 
 
 def stack_tables(tables: Sequence[Tensor], spans: Sequence[tuple[int, int]], dim: int) -> Tensor:
-    """Tables (V, d) as one (K, V, D): zeros outside their span, rows of infinity after a shorter book's last code."""
-    size = max(len(t) for t in tables)
+    """Tables (V, d) as one (K, V, D): zeros outside their span, rows of infinity below a shorter one."""
+    size = max(len(table) for table in tables)
     padded = []
     for table, (low, high) in zip(tables, spans, strict=True):
         wide = F.pad(table, (low, dim - high))

@@ -13,7 +13,7 @@ class VQ(Additive):
     Args:
         dim: latent width D.
         codebook_size: number of codes V.
-        choices: table, assign, learn, revive, bridge, start, decay (see ``codebook.book.Book``).
+        choices: table, assign, learn, revive, bridge, start, regularise, decay (see ``codebook.book.Book``).
     """
 
     def __init__(self, dim: int, codebook_size: int = 1024, **choices: Unpack[Choices]) -> None:

@@ -1,4 +1,4 @@
-"""Assign: nearest, the search that every quantizer uses at inference."""
+"""Assign: how a code is picked in training; here the base class and the nearest code."""
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +25,16 @@ def nearest(x: Tensor, codes: Tensor) -> Tensor:
 
 
 class Assign(nn.Module):
-    """How a code is picked in training.
+    """How a code is picked in training. At inference it is always the nearest one.
 
     Attributes:
-        differentiable: ``mix`` carries the gradient, instead of a bridge.
+        differentiable: the second result carries the gradient to query and codes, instead of a bridge.
     """
 
     differentiable = False
 
     def forward(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Index (M,) of queries (M, d), and the code vectors with gradient (M, d) if differentiable."""
+        """Index (M,) of queries (M, d), and the code vectors (M, d) with gradient if differentiable."""
         raise NotImplementedError
 
 

@@ -11,33 +11,40 @@ class Learn(nn.Module):
 
     Attributes:
         trainable: the optimiser moves the table, driven by a codebook loss.
-        moves: ``update`` wants the counts and sums of every step.
-        sync: share of the decoder's gradient that reaches the codes.
+        averages: ``update`` wants the sums of every step, and writes the table.
+        nu: share of the decoder's gradient that reaches the codes.
     """
 
     trainable = False
-    moves = False
-    sync = 0.0
+    averages = False
+    nu = 0.0
 
-    def __init__(self, dim: int, size: int) -> None:
+    def __init__(self, width: int, size: int) -> None:
         super().__init__()
 
     def reset(self, codes: Tensor, counts: Tensor, rows: Tensor) -> None:
-        """Forget the past of the codes where ``rows`` (V,) is set: they were just placed at ``codes`` (V, d)."""
+        """Forget the past of the codes that ``rows`` (V,) marks: they were just placed at ``codes`` (V, d)."""
 
     def update(self, table: Table, counts: Tensor, sums: Tensor, rate: Tensor) -> None:
-        """Move the table: ``counts`` are running means, ``sums`` (V, d) of this step; ``rate`` 0 means: leave it."""
+        """Move the table.
+
+        Args:
+            table: what to move.
+            counts: (V,) running mean of the vectors that chose each code.
+            sums: (V, d) sum of those of this step.
+            rate: how far running means move; 0 leaves everything as it is.
+        """
 
 
 class Ema(Learn):
-    """Running means of the vectors that chose each code (van den Oord et al., arXiv 1711.00937, appendix A)."""
+    """Running means of the vectors that chose each code (van den Oord et al., arXiv 1711.00937)."""
 
-    moves = True
+    averages = True
     sums: Tensor
 
-    def __init__(self, dim: int, size: int) -> None:
-        super().__init__(dim, size)
-        self.register_buffer("sums", torch.zeros(size, dim))
+    def __init__(self, width: int, size: int) -> None:
+        super().__init__(width, size)
+        self.register_buffer("sums", torch.zeros(size, width))
 
     def reset(self, codes: Tensor, counts: Tensor, rows: Tensor) -> None:
         self.sums.copy_(torch.where(rows[:, None], codes * counts[:, None], self.sums))
@@ -46,7 +53,7 @@ class Ema(Learn):
         self.sums.lerp_(sums, rate)
         # a code that was not used for very long stays where it is, instead of becoming 0 / 0
         used = (counts > 1e-6)[:, None]
-        table.write(torch.where(used, self.sums / counts.clamp_min(1e-6)[:, None], table.codes()))
+        table.write(torch.where(used, self.sums / counts.clamp_min(1e-6)[:, None], table.weight))
 
 
 class Gradient(Learn):
@@ -56,18 +63,20 @@ class Gradient(Learn):
 
 
 class Sync(Learn):
-    """Gradient, and a share of the decoder's gradient also reaches the codes (Huh et al., arXiv 2305.08842).
+    """As gradient, and a share of the decoder's gradient reaches the codes too (Huh et al., arXiv 2305.08842).
 
     Args:
+        width: width d of the codes.
+        size: number of codes V.
         nu: that share.
     """
 
     trainable = True
 
-    def __init__(self, dim: int, size: int, nu: float = 0.2) -> None:
-        super().__init__(dim, size)
-        self.sync = nu
+    def __init__(self, width: int, size: int, nu: float = 0.2) -> None:
+        super().__init__(width, size)
+        self.nu = nu
 
 
 class Frozen(Learn):
-    """The table does not move: weights for inference only."""
+    """The table does not move: for inference, and for books that came from elsewhere."""

@@ -1,20 +1,22 @@
-"""Revive: what happens to codes that nothing chooses (nothing, threshold replacement)."""
+"""Revive: what happens to codes that nothing chooses (nothing, threshold replacement, CVQ)."""
 
 import torch
 from torch import Tensor
+
+from codec.quantizers.codebook.assign import scores
 
 
 class Revive:
     """What happens to unused codes.
 
     Attributes:
-        every: steps between two looks.
+        every: steps between two looks; 0 means never.
     """
 
     every = 0
 
-    def propose(self, codes: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """New code vectors (V, d), and which codes (V,) were placed anew.
+    def propose(self, codes: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """New code vectors (V, d), which codes moved (V,), and their new counts (V,).
 
         Args:
             codes: (V, d) current code vectors.
@@ -29,19 +31,52 @@ class Never(Revive):
 
 
 class Threshold(Revive):
-    """Codes used less than ``ratio`` of the uniform share move onto vectors of the batch (Dhariwal et al., arXiv 2005.00341).
+    """Codes used less than a share of the uniform use move onto vectors of the batch (arXiv 2005.00341).
 
     Args:
-        ratio: the threshold as a share of uniform use, so that it does not depend on batch and codebook size.
+        ratio: that share; being relative, it does not depend on batch and codebook size.
         every: steps between two looks.
     """
 
     def __init__(self, ratio: float = 0.1, every: int = 10) -> None:
-        self.ratio = ratio
-        self.every = every
+        if not 0 < ratio < 1 or every < 1:
+            raise ValueError(
+                f"ratio must lie between 0 and 1 and every be at least 1, not {ratio} and {every}"
+            )
+        self.ratio, self.every = ratio, every
 
-    def propose(self, codes: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        dead = counts < self.ratio * counts.mean()
+    def propose(self, codes: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        share = counts.mean()
+        dead = counts < self.ratio * share
         # the n-th dead code gets the n-th vector of a shuffled batch: no two alike while vectors last
         order = torch.randperm(len(x), device=x.device)[(dead.cumsum(0) - 1).clamp_min(0) % len(x)]
-        return torch.where(dead[:, None], x[order], codes), dead
+        return torch.where(dead[:, None], x[order], codes), dead, torch.where(dead, share, counts)
+
+
+class CVQ(Revive):
+    """Each code moves towards an anchor among the vectors, the more the less it is used (CVQ, arXiv 2307.15139).
+
+    Args:
+        anchor: which vector a code gets: ``random``, ``closest``, or ``probable`` (drawn, near ones more often).
+        decay: the gamma of the paper's rule alpha = exp(-10 K N / (1 - gamma)), N the code's share of use.
+    """
+
+    every = 1
+
+    def __init__(self, anchor: str = "probable", decay: float = 0.99) -> None:
+        if anchor not in ("random", "closest", "probable"):
+            raise ValueError(f"anchor is random, closest or probable, not {anchor!r}")
+        self.anchor, self.decay = anchor, decay
+
+    def propose(self, codes: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        relative = counts / counts.mean().clamp_min(1e-12)
+        alpha = torch.exp(-10 * relative / (1 - self.decay) - 1e-3)
+        if self.anchor == "random":
+            chosen = torch.randint(len(x), (len(codes),), device=x.device)
+        elif self.anchor == "closest":
+            chosen = scores(codes, x).argmax(1)
+        else:
+            chosen = torch.multinomial((2 * scores(codes, x)).softmax(1), 1)[:, 0]
+        moved = alpha > 1e-3
+        new = torch.where(moved[:, None], codes.lerp(x[chosen], alpha[:, None]), codes)
+        return new, moved, counts

@@ -1,19 +1,25 @@
-"""Table, free: each code vector is its own parameter (or its own running mean)."""
+"""Table: where code vectors come from; here the base class and the free table."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Table(nn.Module):
-    """Where code vectors come from. A table has ``weight`` (V, d) and turns it into codes.
+    """Turns ``weight`` (V, d) into codes. Queries and codes live in the search space, latents outside it.
 
     Attributes:
-        writable: codes can be set to given vectors, so EMA and revival can move them.
-        projects: the search space is not the latent space, so ``query`` and ``lift`` carry gradients.
+        writable: codes can be set to given vectors at any time, so EMA and revival can move them.
+        startable: codes can be set to given vectors before training.
+        learned: codes also depend on parameters that only the optimiser can move.
+        projects: the search space is not the latent space, so each pick carries its own gradient.
     """
 
     writable = True
+    startable = True
+    learned = False
     projects = False
+    weight: Tensor
 
     def __init__(self, dim: int, size: int, *, trainable: bool) -> None:
         super().__init__()
@@ -24,22 +30,66 @@ class Table(nn.Module):
             self.register_buffer("weight", weight)
 
     def codes(self) -> Tensor:
-        """Code vectors (V, d) in the search space, with gradient."""
+        """Code vectors (V, d), with gradient."""
         return self.weight
 
     def query(self, x: Tensor) -> Tensor:
-        """Latent vectors (M, D) in the search space (M, d)."""
+        """Latent vectors (M, D) as queries (M, d)."""
         return x
 
+    def key(self, vectors: Tensor) -> Tensor:
+        """Queries or codes (M, d) as the vectors whose distance decides."""
+        return vectors
+
     def lift(self, codes: Tensor) -> Tensor:
-        """Vectors of the search space (M, d) as latent vectors (M, D)."""
+        """Chosen codes (M, d) as latent vectors (M, D)."""
         return codes
 
     @torch.no_grad()
     def write(self, codes: Tensor) -> None:
-        """Make ``codes()`` equal to the given (V, d), as far as the table can."""
+        """Make ``codes()`` equal to the given (V, d)."""
         self.weight.copy_(codes)
 
 
 class Free(Table):
-    """Van den Oord et al., Neural Discrete Representation Learning, arXiv 1711.00937."""
+    """Every code vector stands for itself (van den Oord et al., arXiv 1711.00937)."""
+
+
+class Factorized(Table):
+    """Look-up in few dimensions, l2-normalised (ViT-VQGAN, arXiv 2110.04627; DAC, arXiv 2306.06546).
+
+    Args:
+        dim: latent width D.
+        size: number of codes V.
+        trainable: whether the optimiser moves the codes.
+        width: width d of the search space.
+        normalize: ``both`` puts queries and codes on the unit sphere (ViT-VQGAN); ``lookup`` does so only to find the
+            nearest one (DAC); ``none`` compares the plain vectors.
+    """
+
+    projects = True
+
+    def __init__(
+        self, dim: int, size: int, *, trainable: bool, width: int = 8, normalize: str = "both"
+    ) -> None:
+        if normalize not in ("both", "lookup", "none"):
+            raise ValueError(f"normalize is both, lookup or none, not {normalize!r}")
+        super().__init__(width, size, trainable=trainable)
+        nn.init.normal_(self.weight)
+        self.normalize = normalize
+        self.down = nn.Linear(dim, width)
+        self.up = nn.Linear(width, dim)
+
+    def codes(self) -> Tensor:
+        # a copy, since the weight may be written before the backward pass needs it
+        return F.normalize(self.weight.clone(), dim=1) if self.normalize == "both" else self.weight
+
+    def query(self, x: Tensor) -> Tensor:
+        x = self.down(x)
+        return F.normalize(x, dim=1) if self.normalize == "both" else x
+
+    def key(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=1) if self.normalize == "lookup" else vectors
+
+    def lift(self, codes: Tensor) -> Tensor:
+        return self.up(codes)

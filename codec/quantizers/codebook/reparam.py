@@ -1,0 +1,127 @@
+"""Tables whose codes are a learned function of a base table: SimVQ, FVQ's bridge, VQGAN-LC, affine."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from codec.quantizers.codebook.table import Table
+
+
+class SimVQ(Table):
+    """A frozen random basis times one learned matrix, so that every step moves all codes (SimVQ, arXiv 2411.02038)."""
+
+    writable = startable = False
+    learned = True
+
+    def __init__(self, dim: int, size: int, *, trainable: bool) -> None:
+        super().__init__(dim, size, trainable=False)
+        nn.init.normal_(self.weight, std=dim**-0.5)
+        self.proj = nn.Linear(dim, dim, bias=False)
+
+    def codes(self) -> Tensor:
+        return self.proj(self.weight)
+
+
+class Projected(Table):
+    """Codes taken from data once and frozen, then projected (VQGAN-LC, arXiv 2406.11837).
+
+    The projection begins as the identity, so that the first codes are the k-means centres of the first batch.
+
+    Args:
+        dim: width D.
+        size: number of codes V.
+        trainable: not used, the codes are frozen.
+        hidden: width of a hidden layer added to the projection; 0 keeps it linear.
+    """
+
+    writable = False
+    learned = True
+
+    def __init__(self, dim: int, size: int, *, trainable: bool, hidden: int = 0) -> None:
+        super().__init__(dim, size, trainable=False)
+        self.proj = nn.Linear(dim, dim)
+        nn.init.eye_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+        self.mlp: nn.Sequential | None = None
+        if hidden:
+            last = nn.Linear(hidden, dim)
+            nn.init.zeros_(last.weight)
+            self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), last)
+
+    def codes(self) -> Tensor:
+        codes = self.proj(self.weight)
+        return codes if self.mlp is None else codes + self.mlp(self.weight)
+
+
+class Affine(Table):
+    """Codes under a learned scale and shift per channel (Huh et al., arXiv 2305.08842).
+
+    Args:
+        dim: width D.
+        size: number of codes V.
+        trainable: whether the optimiser moves the codes below the scale and shift.
+        lr_scale: how much faster scale and shift learn than the rest.
+    """
+
+    learned = True
+
+    def __init__(self, dim: int, size: int, *, trainable: bool, lr_scale: float = 1.0) -> None:
+        super().__init__(dim, size, trainable=trainable)
+        self.lr_scale = lr_scale
+        self.scale = nn.Parameter(torch.zeros(dim))
+        self.shift = nn.Parameter(torch.zeros(dim))
+
+    def codes(self) -> Tensor:
+        # a copy, since revival may write the weight before the backward pass needs it
+        return self.weight.clone() * (1 + self.lr_scale * self.scale) + self.lr_scale * self.shift
+
+    @torch.no_grad()
+    def write(self, codes: Tensor) -> None:
+        scale = 1 + self.lr_scale * self.scale
+        safe = torch.where(scale.abs() < 1e-3, torch.ones_like(scale), scale)
+        self.weight.copy_((codes - self.lr_scale * self.shift) / safe)
+
+
+class FVQ(Table):
+    """A small transformer sees the whole codebook and moves all codes together (FVQ, arXiv 2509.10140).
+
+    The codebook is a square picture of codes; its patches are tokens. The last layer begins at zero, so that the
+    first codes are the table itself. The paper needs a learning rate that warms up and anneals.
+
+    Args:
+        dim: width D.
+        size: number of codes V, a square.
+        trainable: whether the optimiser moves the table below the bridge.
+        patch: side of a patch, in codes.
+        width: width of the transformer.
+        depth: number of its blocks.
+    """
+
+    writable = False
+    learned = True
+
+    def __init__(
+        self, dim: int, size: int, *, trainable: bool, patch: int = 4, width: int = 128, depth: int = 2
+    ) -> None:
+        side = math.isqrt(size)
+        if side * side != size or side % patch:
+            raise ValueError(f"the number of codes must be the square of a multiple of {patch}, not {size}")
+        super().__init__(dim, size, trainable=trainable)
+        self.patch, self.grid = patch, side // patch
+        self.inward = nn.Linear(patch * patch * dim, width)
+        self.place = nn.Parameter(torch.randn(self.grid**2, width) * 0.02)
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.outward = nn.Linear(width, patch * patch * dim)
+        nn.init.zeros_(self.outward.weight)
+        nn.init.zeros_(self.outward.bias)
+
+    def codes(self) -> Tensor:
+        grid, patch, dim = self.grid, self.patch, self.weight.shape[1]
+        tokens = self.weight.view(grid, patch, grid, patch, dim).transpose(1, 2).reshape(grid * grid, -1)
+        tokens = self.outward(self.blocks((self.inward(tokens) + self.place)[None])[0])
+        moved = tokens.view(grid, grid, patch, patch, dim).transpose(1, 2).reshape(self.weight.shape)
+        return self.weight + moved

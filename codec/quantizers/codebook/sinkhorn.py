@@ -1,0 +1,41 @@
+"""Assign by optimal transport: every code gets its share of the batch."""
+
+import torch
+from torch import Tensor
+
+from codec.quantizers.codebook.assign import Assign
+from codec.quantizers.codebook.sync import all_reduce
+
+
+class Sinkhorn(Assign):
+    """Entropic optimal transport between the batch and evenly used codes (OptVQ, arXiv 2412.15195).
+
+    Args:
+        epsilon: sharpness of the plan.
+        iterations: Sinkhorn iterations.
+        sample: draw the code from the plan instead of taking its largest entry.
+    """
+
+    def __init__(self, epsilon: float = 10.0, iterations: int = 5, sample: bool = True) -> None:
+        super().__init__()
+        self.epsilon, self.iterations, self.sample = epsilon, iterations, sample
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor | None]:
+        distance = torch.cdist(x.detach(), codes.detach())
+        stats = torch.stack([distance.sum(), distance.square().sum(), distance.new_tensor(distance.numel())])
+        all_reduce(stats)
+        mean = stats[0] / stats[2]
+        deviation = (stats[1] / stats[2] - mean.square()).clamp_min(1e-12).sqrt()
+        distance = (distance - mean) / deviation
+        # each row is scaled by its own sum below, so its own minimum may go: nothing underflows
+        plan = torch.exp(-self.epsilon * (distance - distance.amin(1, keepdim=True)))
+        for _ in range(self.iterations):
+            use = plan.sum(0)
+            all_reduce(use)
+            plan = plan / (use.clamp_min(1e-30) * plan.shape[1])
+            plan = plan / plan.sum(1, keepdim=True).clamp_min(1e-30)
+        if not self.sample:
+            return plan.argmax(1), None
+        # a row that underflowed to zero has no plan: all codes are as good
+        return torch.multinomial(plan + 1e-30, 1)[:, 0], None
