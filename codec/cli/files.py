@@ -135,10 +135,8 @@ def _attempt(job: Job, work: Callable[[Job, Progress], str], progress: Progress)
         raise
     except OSError as error:
         # the temporary file beside the target is no name that the user knows
-        place = job.source if error.filename in (job.source, None) and error.errno is None else job.target
-        raise CodecError(
-            f"{place} cannot be {'read' if place == job.source else 'written'}: {error.strerror}"
-        ) from error
+        name, verb = (job.source, "read") if error.filename == job.source else (job.target, "written")
+        raise CodecError(f"{name} cannot be {verb}: {error.strerror}") from error
 
 
 @contextmanager
@@ -147,6 +145,8 @@ def reading(source: str) -> Iterator[str | BinaryIO]:
     if source != STANDARD:
         yield source
         return
+    if sys.stdin.isatty():
+        raise CodecError("standard input is a terminal: send it a file or the output of a program")
     with tempfile.TemporaryFile() as spool:
         shutil.copyfileobj(sys.stdin.buffer, spool)
         spool.seek(0)
