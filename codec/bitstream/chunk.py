@@ -7,11 +7,12 @@ import numpy.typing as npt
 
 from codec.bitstream.header import Header
 from codec.bitstream.pack import Codes, code_bits, pack, packed_size, unpack
-from codec.bitstream.records import MAX_BODY, RAW, get_varint, put_record, put_varint
+from codec.bitstream.records import LOST, MAX_BODY, RAW, get_varint, put_record, put_varint
 from codec.errors import TokError
 
 MAX_SYMBOLS = 1 << 19  # codes in one chunk, so that no chunk asks its reader for much memory
 MAX_FRAME = 1 << 48
+MAX_GAP = 1 << 24  # frames; a larger jump is damage or malice, not a loss worth filling
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,10 @@ class Gap:
     start: int
     frames: int
     offset: int
+
+    def to_record(self) -> bytes:
+        """The whole record by which a writer says that these frames are lost."""
+        return put_record(LOST, put_varint(self.start) + put_varint(self.frames))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,14 @@ def parse_end(body: bytes, offset: int) -> End:
     except IndexError:
         raise TokError("the end record is too short", offset) from None
     return End(frames, samples - 1 if samples else None, distance)
+
+
+def parse_gap(body: bytes, offset: int) -> Gap:
+    """The inverse of `Gap.to_record`, for the record at byte ``offset``."""
+    start, frames, _ = chunk_span(body, offset)
+    if frames > MAX_GAP:
+        raise TokError(f"a gap claims {frames} frames, more than the format allows", offset)
+    return Gap(start, frames, offset)
 
 
 class ChunkCoder:

@@ -4,17 +4,19 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from codec.bitstream.chunk import ChunkCoder, Gap
 from codec.bitstream.header import Header
 from codec.bitstream.pack import Codes
 from codec.bitstream.reader import TokReader
 from codec.bitstream.writer import TokWriter
+from codec.errors import TokError
 
 PathLike = str | os.PathLike[str]
 
@@ -64,10 +66,54 @@ def read_tok(path: PathLike) -> tuple[Header, Codes]:
     """Reads a whole .tok file: its header, with `num_samples` filled in, and its codes (K, T) int64.
 
     Raises:
-        TokError: any damage; `TokReader` with ``errors="skip"`` reads what is left.
+        TokError: any damage or declared loss; `TokReader` reads what is left, with `Gap` objects between.
     """
     with open(path, "rb") as file:
         reader = TokReader(file)
         parts = [np.empty((len(reader.header.codebook_sizes), 0), np.int64)]
-        parts += [piece for piece in reader if isinstance(piece, np.ndarray)]
+        for piece in reader:
+            if isinstance(piece, Gap):
+                raise TokError(f"frames {piece.start} to {piece.start + piece.frames} are lost", piece.offset)
+            parts.append(piece)
     return replace(reader.header, num_samples=reader.num_samples), np.concatenate(parts, axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What `repair` found: the frames it kept, the gaps it left, and whether the file had its end."""
+
+    header: Header
+    frames: int
+    gaps: tuple[Gap, ...]
+    had_end: bool
+
+    @property
+    def lost_frames(self) -> int:
+        """Frames in the gaps."""
+        return sum(gap.frames for gap in self.gaps)
+
+
+def repair(src: PathLike, dst: PathLike) -> Repair:
+    """Writes a whole file of all that is left of a damaged or cut one; the lost frames stay declared gaps.
+
+    ``dst`` may be ``src``. A file that was cut keeps no sample count, for its source was longer.
+
+    Raises:
+        TokError: no header can be read, not even its copy.
+    """
+    with open(src, "rb") as file, atomic_write(dst) as out:
+        reader = TokReader(file, errors="skip")
+        header = replace(reader.header, num_samples=None)  # the end record tells it, if it is known
+        writer = TokWriter(out, header, frames_per_chunk=ChunkCoder(header).most_frames)
+        gaps, kept = [], 0
+        for piece in reader:
+            if isinstance(piece, Gap):
+                gaps.append(piece)
+                writer.write_gap(piece.frames)
+            else:
+                kept += piece.shape[1]
+                writer.write(piece)
+                writer.flush()
+        writer.num_samples = reader.num_samples if reader.end else None
+        writer.close()
+    return Repair(reader.header, kept, tuple(gaps), reader.end is not None)

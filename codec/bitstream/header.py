@@ -2,11 +2,10 @@
 
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 from codec.bitstream.pack import code_bits
-from codec.bitstream.records import get_varint, put_varint
+from codec.bitstream.records import get_varint, intact, put_varint
 from codec.errors import TokError
 
 MAGIC: Final = b"\x89TOK"
@@ -98,6 +97,10 @@ class Header:
         """Bits per second of the packed codes, the file's own bytes not counted."""
         return self.bits_per_frame * self.frame_rate
 
+    def most_samples(self, frames: int) -> int:
+        """The longest source, in samples, that so many frames can be; one frame is allowed for rounding."""
+        return (frames + 1) * self.hop * self.sample_rate // self.model_sample_rate
+
     def to_bytes(self) -> bytes:
         """The header as it stands at the start of a file."""
         body = bytearray((CHANNEL_POLICIES.index(self.channel_policy),))
@@ -140,7 +143,7 @@ def parse_header(block: bytes | bytearray) -> Header:
     Raises:
         TokError: damaged (the CRC does not fit), or values that make no sense.
     """
-    if zlib.crc32(block[:-4]) != int.from_bytes(block[-4:], "little"):
+    if not intact(block):
         raise TokError("the header is damaged: its CRC does not fit; `codec repair` may help", 0)
     try:
         _, at = get_varint(block, 5)
@@ -190,42 +193,36 @@ def correct(block: bytes) -> bytes | None:
     Returns:
         The header block as it was written, or None where no such change fits.
     """
-    for at in range(PREFIX):  # without magic, version and length the place of the CRC is unknown: just try
-        for value in range(256):
-            found = _exact(block[:at] + bytes((value,)) + block[at + 1 :])
-            if found:
-                return found
-    try:
-        size = header_size(block)
-    except TokError:
-        return None
+    start = MAGIC + bytes((VERSION,))
+    wrong = [at for at in range(min(5, len(block))) if block[at] != start[at]]
+    if wrong:
+        return _whole(start + block[5:]) if len(wrong) == 1 else None
+    for value in range(256):  # with a damaged length the place of the CRC is unknown, so there is only trying
+        found = _whole(block[:5] + bytes((value,)) + block[6:])
+        if found:
+            return found
+    size = header_size(block)
     if size > min(len(block), LONGEST_CORRECTED):
         return None
     block = block[:size]
+    # CRC-32 is linear: the change of one byte shows the same difference whatever the other bytes are. So take the
+    # difference back through the bytes, last first, until it is one that a single byte makes.
     wanted = zlib.crc32(block[:-4]) ^ int.from_bytes(block[-4:], "little")
-    at, value = _differences(size).get(wanted, (0, 0))
-    return _exact(block[:at] + bytes((block[at] ^ value,)) + block[at + 1 :])
+    made_by = {zlib.crc32(bytes((value,))) ^ zlib.crc32(b"\0"): value for value in range(256)}
+    by_top = {difference >> 24: (difference, value) for difference, value in made_by.items()}
+    for at in range(size - 5, 5, -1):
+        if wanted in made_by:
+            return _whole(block[:at] + bytes((block[at] ^ made_by[wanted],)) + block[at + 1 :])
+        difference, value = by_top[wanted >> 24]
+        wanted = (wanted ^ difference) << 8 | value
+    fixed = block[:-4] + zlib.crc32(block[:-4]).to_bytes(4, "little")
+    return fixed if sum(a != b for a, b in zip(fixed, block, strict=True)) == 1 else None
 
 
-@lru_cache(maxsize=8)
-def _differences(size: int) -> dict[int, tuple[int, int]]:
-    """CRC difference -> the one changed byte (position, exclusive or) in ``size`` bytes that causes it.
-
-    CRC-32 is linear: a change of one byte shows the same difference whatever the other bytes are.
-    """
-    found = {value << 8 * i: (size - 4 + i, value) for i in range(4) for value in range(1, 256)}
-    for at in range(PREFIX, size - 4):
-        rest = bytes(size - 5 - at)
-        same = zlib.crc32(b"\0" + rest)
-        found |= {zlib.crc32(bytes((value,)) + rest) ^ same: (at, value) for value in range(1, 256)}
-    return found
-
-
-def _exact(block: bytes) -> bytes | None:
-    """The header block at the start of these bytes if it parses, else None."""
+def _whole(block: bytes) -> bytes | None:
+    """The header block at the start of these bytes if its CRC fits, else None."""
     try:
         size = header_size(block)
-        parse_header(block[:size])
     except TokError:
         return None
-    return block[:size]
+    return block[:size] if size <= len(block) and intact(block[:size]) else None

@@ -3,15 +3,13 @@
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
-from codec.bitstream.chunk import ChunkCoder, End, Gap, parse_end
+from codec.bitstream.chunk import MAX_GAP, ChunkCoder, End, Gap, parse_end, parse_gap
 from codec.bitstream.header import LONGEST_CORRECTED, PREFIX, Header, correct, header_size, parse_header
 from codec.bitstream.pack import Codes
-from codec.bitstream.records import END, ENTROPY, RAW
+from codec.bitstream.records import END, ENTROPY, HEADER, LOST, RAW
 from codec.bitstream.seek import find_end, find_frame
 from codec.bitstream.source import Source, records
 from codec.errors import TokError
-
-MAX_GAP = 1 << 24  # frames; a larger jump is damage or malice, not a loss worth filling
 
 
 class TokReader:
@@ -20,7 +18,8 @@ class TokReader:
     Args:
         file: a binary file, read from where it stands; pipes and sockets work too.
         errors: ``"strict"`` raises at the first damage, after the chunks before it; ``"skip"`` goes on with
-            the next whole chunk, says by a `Gap` what is lost, and puts one damaged byte of the header right.
+            the next whole chunk, says by a `Gap` what is lost, puts one damaged byte of the header right, or
+            takes the header's copy near the end of a long file.
 
     Attributes:
         header: see `Header`.
@@ -41,18 +40,33 @@ class TokReader:
         self._coder = ChunkCoder(self.header)
         self._first_record = self._source.position
         self.end: End | None = None
+        self._frames = 0
+        self._done = False
+
+    def __iter__(self) -> Iterator[Codes | Gap]:
+        """Yields codes (K, t) int64, chunk by chunk, and a `Gap` where frames are lost.
+
+        Under ``"strict"`` only a repaired file has gaps: those that its writer declared.
+        """
+        self._frames = 0
+        for first, piece in self._pieces(self._source, 0):
+            yield piece
+            self._frames = first + _frames(piece)
+        self._done = True
 
     @property
     def num_samples(self) -> int | None:
-        """Samples per channel of the source: the header's, else the end record's as soon as that was met."""
-        if self.header.num_samples is None and self.end:
-            return self.end.samples
-        return self.header.num_samples
+        """Samples per channel of the source.
 
-    def __iter__(self) -> Iterator[Codes | Gap]:
-        """Yields codes (K, t) int64, chunk by chunk, and under ``"skip"`` a `Gap` where frames are lost."""
-        for _, piece in self._pieces(self._source, 0):
-            yield piece
+        The header's, else, as soon as that was met, the end record's. After the last chunk it is never more
+        than the frames can stand for, whatever a damaged or cut file says.
+        """
+        samples = self.header.num_samples
+        if samples is None and self.end:
+            samples = self.end.samples
+        if samples is not None and self._done:
+            samples = min(samples, self.header.most_samples(self._frames))
+        return samples
 
     def seek_frames(self, start: int, count: int | None = None) -> Iterator[Codes | Gap]:
         """Yields the codes of ``count`` frames (None: all) from ``start`` on; reads only what that needs.
@@ -95,14 +109,28 @@ class TokReader:
             if source.fill(size) < size:
                 raise TokError("the file is cut inside its header", len(source.buffer))
             header = parse_header(source.buffer[:size])
-        except TokError:
-            source.fill(LONGEST_CORRECTED)
-            block = correct(bytes(source.buffer[:LONGEST_CORRECTED])) if self._skip else None
-            if block is None:
+        except TokError as error:
+            if not self._skip:
                 raise
+            source.fill(LONGEST_CORRECTED)
+            block = correct(bytes(source.buffer[:LONGEST_CORRECTED]))
+            if block is None:
+                return self._find_copy(error)
             header, size = parse_header(block), len(block)
         source.take(size)
         return header
+
+    def _find_copy(self, error: TokError) -> Header:
+        """The header's copy between the records of a long file; raises ``error`` where there is none."""
+        self._source.to_sync()
+        for kind, body, _ in records(self._source, skip=True):
+            if kind == HEADER:
+                if self._file.seekable():
+                    self._file.seek(self._start)
+                    self._source = Source(self._file)
+                    self._source.to_sync()
+                return parse_header(body)
+        raise error
 
     def _pieces(self, source: Source, due: int) -> Iterator[tuple[int, Codes | Gap]]:
         """(first frame, codes or gap) of every piece, from the record where frame ``due`` should start."""
@@ -111,18 +139,25 @@ class TokReader:
                 if kind == END:
                     end = parse_end(body, offset)
                     yield from self._gap(due, end.frames, offset)
+                    if not self._skip and (end.samples or 0) > self.header.most_samples(end.frames):
+                        raise TokError(f"{end.frames} frames cannot be {end.samples} samples", offset)
                     self.end = end
                     return
-                if kind not in (RAW, ENTROPY):
+                piece: Codes | Gap
+                if kind in (RAW, ENTROPY):
+                    first, piece = self._coder.parse(kind, body, offset)
+                elif kind == LOST:
+                    piece = gap = parse_gap(body, offset)
+                    first = gap.start
+                else:
                     continue
-                first, codes = self._coder.parse(kind, body, offset)
                 yield from self._gap(due, first, offset)
             except TokError:
                 if self._skip:
                     continue
                 raise
-            yield first, codes
-            due = first + codes.shape[1]
+            yield first, piece
+            due = first + _frames(piece)
         if not self._skip:
             raise TokError("the file is cut: it has no end record", source.position)
 

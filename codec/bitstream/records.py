@@ -4,7 +4,7 @@ import re
 import zlib
 from dataclasses import dataclass
 
-RAW, ENTROPY, INDEX, END, HEADER = KNOWN = range(5)
+RAW, ENTROPY, LOST, HEADER, INDEX, END = KNOWN = range(6)
 IGNORABLE = 8  # a reader passes over kinds from here on, and refuses unknown kinds below it
 SYNC = re.compile(rb"\xf5[\xa0-\xaf]")
 MAX_BODY = 1 << 20  # bytes; also what a reader may have to hold in memory

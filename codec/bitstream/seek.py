@@ -8,6 +8,7 @@ from codec.bitstream.records import (
     END,
     ENTROPY,
     INDEX,
+    LOST,
     MAX_BODY,
     MIN_RECORD,
     RAW,
@@ -32,8 +33,8 @@ def index_to_bytes(entries: list[tuple[int, int]]) -> bytes:
     return bytes(body)
 
 
-def parse_index(body: bytes) -> list[tuple[int, int]]:
-    """The inverse of `index_to_bytes`; what is cut or senseless comes out as no entries at all."""
+def parse_index(body: bytes, before: int) -> list[tuple[int, int]]:
+    """The inverse of `index_to_bytes`; no entries at all if it is cut or points to ``before`` or beyond."""
     entries = []
     try:
         count, at = get_varint(body, 0)
@@ -44,6 +45,8 @@ def parse_index(body: bytes) -> list[tuple[int, int]]:
             step, at = get_varint(body, at)
             offset += step
             entries.append((frame, offset))
+        if offset >= before:
+            return []
     except IndexError:
         return []
     return entries
@@ -77,7 +80,7 @@ def find_frame(file: BinaryIO, start: int, first_record: int, frame: int) -> tup
         head = get_head(data) if len(data) >= MIN_RECORD else None
         if head is None or head.kind == END:
             return at, due
-        if head.kind in (RAW, ENTROPY):
+        if head.kind in (RAW, ENTROPY, LOST):
             try:
                 first, frames, _ = chunk_span(data[head.size :], at)
             except TokError:
@@ -94,11 +97,12 @@ def _nearest_entry(file: BinaryIO, start: int, frame: int) -> tuple[int, int] | 
     if found is None or not 0 < found[0].index_distance <= found[1]:
         return None
     end, at = found
-    file.seek(start + at - end.index_distance)
+    at -= end.index_distance
+    file.seek(start + at)
     data = file.read(min(end.index_distance, MAX_BODY + MIN_RECORD))
     head = get_head(data) if len(data) >= MIN_RECORD else None
     if head is None or head.kind != INDEX or head.total != len(data) or not intact(data):
         return None
-    entries = parse_index(data[head.size : -4])
+    entries = parse_index(data[head.size : -4], at)
     at = bisect_right(entries, frame, key=lambda entry: entry[0]) - 1
     return entries[at] if at >= 0 else None

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from codec.bitstream.chunk import ChunkCoder, End
+from codec.bitstream.chunk import MAX_GAP, ChunkCoder, End, Gap
 from codec.bitstream.header import Header
 from codec.bitstream.records import END, HEADER, INDEX, put_record
 from codec.bitstream.seek import index_to_bytes
@@ -48,7 +48,7 @@ class TokWriter:
 
     Attributes:
         num_samples: the header's; a recorder sets it before it closes.
-        num_frames: frames in the chunks written so far.
+        num_frames: frames written so far, in whole chunks.
         bytes_written: so far.
     """
 
@@ -90,15 +90,34 @@ class TokWriter:
             self._pending.append(part)
             self._pending_frames += part.shape[1]
             if self._pending_frames == self._per_chunk:
-                self._put_chunk()
+                self.flush()
+
+    def write_gap(self, frames: int) -> None:
+        """Says that ``frames`` frames are lost here; a reader yields a `Gap` for them."""
+        self.flush()
+        if not 1 <= frames <= MAX_GAP:
+            raise TokError(f"a gap has 1 to {MAX_GAP} frames, not {frames}")
+        self._put_chunk(Gap(self.num_frames, frames, self.bytes_written).to_record(), frames)
+
+    def flush(self) -> None:
+        """Ends the chunk that is being filled, so that everything written so far is in the file."""
+        if self._pending:
+            codes = np.concatenate(self._pending, axis=1)
+            self._pending, self._pending_frames = [], 0
+            self._put_chunk(self._coder.to_record(self.num_frames, codes), codes.shape[1])
 
     def close(self) -> None:
-        """Writes what is left, the index and the end record; a second call does nothing."""
+        """Writes what is left, the index and the end record; a second call does nothing.
+
+        Raises:
+            TokError: `num_samples` is more than the frames that were written can stand for.
+        """
         if self._closed:
             return
         self._closed = True
-        if self._pending:
-            self._put_chunk()
+        self.flush()
+        if self.num_samples is not None and self.num_samples > self.header.most_samples(self.num_frames):
+            raise TokError(f"{self.num_frames} frames are too few for a source of {self.num_samples} samples")
         distance = 0
         if self._with_index and self._chunks >= INDEX_FROM:
             self._put(put_record(HEADER, replace(self.header, num_samples=self.num_samples).to_bytes()))
@@ -114,15 +133,13 @@ class TokWriter:
         if kind is None:
             self.close()
 
-    def _put_chunk(self) -> None:
-        codes = np.concatenate(self._pending, axis=1)
-        self._pending, self._pending_frames = [], 0
+    def _put_chunk(self, record: bytes, frames: int) -> None:
         if self._chunks % self._stride == 0:
             self._index.append((self.num_frames, self.bytes_written))
             if len(self._index) > INDEX_LONGEST:
                 self._index, self._stride = self._index[::2], self._stride * 2
-        self._put(self._coder.to_record(self.num_frames, codes))
-        self.num_frames += codes.shape[1]
+        self._put(record)
+        self.num_frames += frames
         self._chunks += 1
 
     def _put(self, data: bytes) -> int:
