@@ -8,7 +8,7 @@ import soxr
 from codec.audio.reader import Audio
 from codec.errors import AudioError
 
-RESAMPLER = "soxr_vhq"  # recorded in token files: another resampler would give other codes
+RESAMPLER = "soxr VHQ"  # recorded in token files: another resampler would give other codes
 POLICIES = ("mix", "split", "refuse")
 
 

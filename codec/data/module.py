@@ -1,0 +1,223 @@
+"""The data of a run: finds recordings, splits them, checks them, and hands batches to the trainer."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from codec.data.augment import augmentations
+from codec.data.corpora import corpus
+from codec.data.dataset import ClipDataset, Crop, CropDataset, collate_batch
+from codec.data.loader import CropLoader
+from codec.data.recordings import Recording
+from codec.data.sources import Found, builtin, find, fingerprint, hold_out
+from codec.errors import ConfigError
+
+_SOURCE = ("root", "valid", "corpus", "splits", "download", "filters")
+
+
+class AudioData(LightningDataModule):
+    """Training crops and validation clips.
+
+    Args:
+        root: a folder of sound files, a .jsonl manifest, tar shards, or where a corpus lies; None for the
+            repository's own recordings.
+        sample_rate: of the model, hertz.
+        channels: of the model.
+        samples: length of a training crop.
+        batch_size: crops per process and step.
+        seed: of crops and augmentation.
+        valid: a folder or manifest to validate on; None for what the source defines (`valid.jsonl`, rows with that
+            split, a corpus's own set), else about 2% of the speakers or files are held out.
+        corpus: name of a public corpus, see `codec.data.corpora`.
+        splits: parts of the corpus.
+        download: get the corpus if it is missing.
+        filters: what manifest rows must have, key -> value or list of values.
+        sources: a mixture instead of one source: each a mapping with `root`, `valid`, `corpus`, `splits`, `download`
+            and `filters` of its own, and `weight`, its share of the crops.
+        batches_per_epoch: None for about as many as the audio has crops.
+        num_workers: processes that decode; None for one less than there are cores, at most 4.
+        valid_seconds: length of validation clips; shorter recordings are left out, unless all are.
+        valid_clips: how many.
+        min_dbfs: crops below this level are drawn again.
+        augment: see `codec.data.augment`.
+
+    Raises:
+        ConfigError: nothing to train on, a manifest that names missing files, unknown settings.
+
+    Attributes:
+        notes: what the user should know at the start, one sentence each.
+        batches_per_epoch: batches of each process per epoch.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        *,
+        sample_rate: int,
+        channels: int,
+        samples: int,
+        batch_size: int,
+        seed: int = 0,
+        valid: str | None = None,
+        corpus: str | None = None,
+        splits: Sequence[str] | None = None,
+        download: bool = False,
+        filters: Mapping[str, Any] | None = None,
+        sources: Sequence[Mapping[str, Any]] | None = None,
+        batches_per_epoch: int | None = None,
+        num_workers: int | None = None,
+        valid_seconds: float = 4.0,
+        valid_clips: int = 16,
+        min_dbfs: float = -60.0,
+        augment: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+        self._batch_size = batch_size
+        self._position = 0
+        self._loader: CropLoader | None = None
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._num_workers = min(4, max(1, cores - 1)) if num_workers is None else num_workers
+
+        one = dict(zip(_SOURCE, (root, valid, corpus, splits, download, filters), strict=True))
+        found = [self._find(spec) for spec in ([one] if sources is None else sources)]
+        self._skipped: dict[str, str] = {}
+        for part in found:
+            self._skipped |= part.skipped
+        for part in found:
+            part.train = self._long_enough(part.train, samples, sample_rate)
+        train = [recording for part in found for recording in part.train]
+        weights = None
+        if sources is not None and any("weight" in spec for spec in sources):
+            weights = _weights(found, [float(spec.get("weight", 1.0)) for spec in sources])
+        self.dataset = CropDataset(
+            train,
+            sample_rate=sample_rate,
+            channels=channels,
+            length=samples,
+            weights=weights,
+            seed=seed,
+            min_dbfs=min_dbfs,
+            augment=augmentations(augment),
+        )
+        valid_recordings = [recording for part in found for recording in part.valid]
+        self._valid = _clips(
+            valid_recordings, round(valid_seconds * sample_rate), valid_clips, sample_rate, channels
+        )
+        self._skipped |= self._valid.skipped
+        seconds = sum(recording.seconds for recording in train)
+        self.batches_per_epoch = batches_per_epoch or max(
+            1, round(seconds * sample_rate / samples / batch_size)
+        )
+        low = sum(recording.sample_rate < sample_rate for recording in train)
+        if low:
+            self.notes.append(
+                f"{low} of {len(train)} training files ({low / len(train):.0%}) have a sample rate below the model's"
+                f" {sample_rate} Hz and cannot teach its upper band"
+            )
+        self.summary: dict[str, Any] = {
+            "files": len(train),
+            "hours": round(seconds / 3600, 3),
+            "speakers": len({r.speaker for r in train} - {None}),
+            "valid_clips": len(self._valid),
+            "skipped": len(self._skipped),
+            "hash": fingerprint(train),
+        }
+
+    def train_dataloader(self) -> CropLoader:
+        """Batches of crops, from where the run is."""
+        trainer = self.trainer
+        self._loader = CropLoader(
+            self.dataset,
+            batch_size=self._batch_size,
+            steps=self.batches_per_epoch,
+            num_workers=self._num_workers,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+        )
+        self._loader.position = self._position
+        return self._loader
+
+    def val_dataloader(self) -> DataLoader[Crop]:
+        """Batches of the fixed clips."""
+        return DataLoader(self._valid, batch_size=self._batch_size, collate_fn=collate_batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the data."""
+        return {"position": self._loader.position if self._loader else self._position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where another run was."""
+        self._position = int(state_dict["position"])
+        if self._loader:
+            self._loader.position = self._position
+
+    def report(self, most: int = 10) -> list[str]:
+        """Files that could not be used so far: a line with their number, then at most so many with the reason."""
+        skipped = self._skipped | (self._loader.skipped if self._loader else {})
+        if not skipped:
+            return []
+        lines = [f"  {name}: {why}" for name, why in skipped.items()][:most]
+        more = [f"  and {len(skipped) - most} more"] if len(skipped) > most else []
+        return [f"{len(skipped)} files were skipped:", *lines, *more]
+
+    def _find(self, spec: Mapping[str, Any]) -> Found:
+        unknown = set(spec) - {*_SOURCE, "weight"}
+        if unknown:
+            raise ConfigError(f"a data source has no setting {', '.join(sorted(unknown))}")
+        root, filters = spec.get("root"), spec.get("filters")
+        if spec.get("corpus"):
+            found = corpus(spec["corpus"], root, spec.get("splits"), spec.get("download", False))
+        elif root is None:
+            found = find(builtin(), filters)
+            self.notes.append(
+                "no data.root: training on the few recordings of the repository, only to see it work"
+            )
+        else:
+            found = find(root, filters)
+        if spec.get("valid"):
+            given = find(spec["valid"], filters)
+            found.valid = given.valid or given.train
+            found.skipped |= given.skipped
+        elif not found.valid:
+            found.train, found.valid = hold_out(found.train)
+            if len(found.train) == 1:
+                self.notes.append(f"{found.train[0].name} is the only recording, so validation uses it too")
+        return found
+
+    def _long_enough(self, recordings: Sequence[Recording], samples: int, rate: int) -> list[Recording]:
+        for recording in recordings:
+            if recording.length(rate) < samples:
+                self._skipped[recording.name] = (
+                    f"{recording.seconds:.2f} s, shorter than a crop of {samples / rate:.2f} s"
+                )
+        found = [recording for recording in recordings if recording.length(rate) >= samples]
+        if recordings and not found:
+            raise ConfigError(f"all {len(recordings)} training files are shorter than data.samples={samples}")
+        return found
+
+
+def _weights(found: Sequence[Found], shares: Sequence[float]) -> list[float]:
+    """Of each recording, so that each source gets its share and its recordings theirs by duration."""
+    if min(shares) < 0 or not sum(shares):
+        raise ConfigError(f"the weights of data.sources must be positive, not {', '.join(map(str, shares))}")
+    weights = []
+    for part, share in zip(found, shares, strict=True):
+        seconds = sum(recording.seconds for recording in part.train)
+        weights += [share * recording.seconds / seconds for recording in part.train]
+    return weights
+
+
+def _clips(recordings: Sequence[Recording], length: int, most: int, rate: int, channels: int) -> ClipDataset:
+    """Clips of evenly spread recordings, as long as asked for or else as the longest recording."""
+    length = min(length, max((recording.length(rate) for recording in recordings), default=0))
+    recordings = [recording for recording in recordings if recording.length(rate) >= length]
+    chosen: Iterable[int] = (
+        np.unique(np.linspace(0, max(0, len(recordings) - 1), most).round().astype(int)) if recordings else []
+    )
+    return ClipDataset([recordings[i] for i in chosen], sample_rate=rate, channels=channels, length=length)

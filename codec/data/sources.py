@@ -1,0 +1,259 @@
+"""Where recordings come from: folders, .jsonl manifests, tar shards, named corpora, and the few in the repository."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from codec import assets, audio
+from codec.data.recordings import Recording, probe
+from codec.errors import AudioError, ConfigError
+
+Filters = Mapping[str, Any]
+Recordings = list[Recording]
+
+
+@dataclass(slots=True)
+class Found:
+    """The recordings of a source, by split, and the files that cannot be used with the reason."""
+
+    train: list[Recording] = field(default_factory=list)
+    valid: list[Recording] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def find(root: str | os.PathLike[str], filters: Filters | None = None) -> Found:
+    """Finds the recordings under a path; what has no split of its own is all in `train`.
+
+    Args:
+        root: a folder tree of sound files; a folder with `train.jsonl` (and `valid.jsonl`); a .jsonl manifest; a .tar
+            shard or a folder of shards.
+        filters: for manifests: key -> value or list of values that a row must have, e.g. ``{"kind": "speech"}``.
+
+    Raises:
+        ConfigError: the path does not exist, holds no sound, or the manifest is wrong or names missing files.
+    """
+    path = Path(root)
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or folder (data.root)")
+    if path.is_file() and path.suffix == ".jsonl":
+        beside = path.with_name("valid.jsonl")
+        paths = [path, beside] if path.name == "train.jsonl" and beside.exists() else [path]
+        return _manifests(paths, filters)
+    if path.is_dir() and (path / "train.jsonl").is_file():
+        return find(path / "train.jsonl", filters)
+    if filters:
+        raise ConfigError(f"{path}: filters need a .jsonl manifest; a folder says nothing but the sound")
+    if path.is_file() and path.suffix != ".tar":
+        recordings = [Recording(str(path), 0, 0)]
+    else:
+        recordings = _members(path) if path.is_file() else _walk(path)
+    found = Found()
+    found.train, found.skipped = probe_all(recordings)
+    if not found.train:
+        raise ConfigError(
+            f"{path}: holds no sound file that can be read ({', '.join(audio.SUFFIXES)}, or .tar shards)"
+        )
+    return found
+
+
+def _walk(folder: Path) -> list[Recording]:
+    """Sound files and the members of shards, in a stable order; the top folder is no speaker, so none is claimed."""
+    found: list[Recording] = []
+    for base, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(audio.SUFFIXES):
+                found.append(Recording(os.path.join(base, name), 0, 0))
+            elif name.endswith(".tar"):
+                found += _members(Path(base, name))
+    return found
+
+
+def _members(shard: Path) -> list[Recording]:
+    from codec.data.shards import members  # only shards need tarfile
+
+    return members(shard)
+
+
+def probe_all(recordings: Iterable[Recording]) -> tuple[list[Recording], dict[str, str]]:
+    """Reads the headers of those that lack them, eight at a time; broken ones come back with the reason."""
+
+    def header(recording: Recording) -> Recording | tuple[str, str]:
+        try:
+            return recording if recording.frames else probe(recording)
+        except AudioError as error:
+            return recording.name, str(error).removeprefix(f"{recording.name}: ")
+
+    good, bad = [], {}
+    with ThreadPoolExecutor(8) as pool:
+        for result in pool.map(header, recordings):
+            if isinstance(result, Recording):
+                good.append(result)
+            else:
+                bad[result[0]] = result[1]
+    return good, bad
+
+
+def _manifests(paths: Sequence[Path], filters: Filters | None) -> Found:
+    found = Found()
+    for path in paths:
+        recordings, skipped = manifest(path, filters)
+        default = "valid" if path.name == "valid.jsonl" else "train"
+        for recording in recordings:
+            split = recording.split or default
+            if split in ("train", "valid"):
+                (found.train if split == "train" else found.valid).append(recording)
+        found.skipped |= skipped
+    if not found.train and not found.valid:
+        raise ConfigError(
+            f"{paths[0]}: no recording" + (f" passes the filters {dict(filters)}" if filters else "")
+        )
+    return found
+
+
+def manifest(
+    path: str | os.PathLike[str], filters: Filters | None = None
+) -> tuple[list[Recording], dict[str, str]]:
+    """Reads a manifest: a JSON object a line with `path`, relative to the manifest, and whatever else is known.
+
+    `seconds` or `frames`, with `sample_rate` and `channels`, save opening every file; `speaker` and `split` are used
+    where there are any; `filters` may ask for these and other keys.
+
+    Returns:
+        the recordings that pass the filters, and the unreadable ones with the reason.
+
+    Raises:
+        ConfigError: not JSON, a row without a path, a filter on a key that no row has, missing files.
+    """
+    path = Path(path)
+    rows: list[dict[str, Any]] = []
+    try:
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict) or not isinstance(row.get("path"), str):
+                        raise ConfigError(f"{path}: line {number} has no path")
+                    rows.append(row)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ConfigError(f"{path}: line {len(rows) + 1} is not JSON") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    chosen = [row for row in rows if _passes(row, filters or {})]
+    for key in filters or {}:
+        if not any(key in row for row in rows):
+            raise ConfigError(f"{path}: no row has the key {key!r} of data.filters")
+    recordings = [_from_row(row, path.parent) for row in chosen]
+    missing = [recording.path for recording in recordings if not os.path.exists(recording.path)]
+    if missing:
+        raise ConfigError(
+            f"{path}: {len(missing)} of {len(recordings)} files are missing, the first is {missing[0]}"
+        )
+    return probe_all(recordings)
+
+
+def _passes(row: Mapping[str, Any], filters: Filters) -> bool:
+    for key, wanted in filters.items():
+        values = wanted if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [wanted]
+        if row.get(key) not in values:
+            return False
+    return True
+
+
+def _from_row(row: Mapping[str, Any], folder: Path) -> Recording:
+    rate, frames = row.get("sample_rate", 0), row.get("frames", 0)
+    if not frames and rate and "seconds" in row:
+        frames = max(0, int((row["seconds"] - 0.001) * rate))  # seconds are rounded: stay inside the file
+    speaker, split = row.get("speaker"), row.get("split")
+    return Recording(
+        os.path.join(folder, row["path"]), frames if rate else 0, rate, row.get("channels", 1), speaker, split
+    )
+
+
+def write_manifest(path: str | os.PathLike[str], recordings: Iterable[Recording]) -> None:
+    """Writes recordings as a manifest that `find` reads without opening a sound file.
+
+    Raises:
+        ConfigError: a recording lies in a shard.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    lines = []
+    for r in recordings:
+        if r.member:
+            raise ConfigError(f"{r.name}: a manifest cannot point into a shard")
+        row: dict[str, Any] = {
+            "path": os.path.relpath(r.path, folder),
+            "frames": r.frames,
+            "seconds": round(r.seconds, 4),
+        }
+        row |= {"sample_rate": r.sample_rate, "channels": r.channels, "speaker": r.speaker, "split": r.split}
+        lines.append(
+            json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False)
+            + "\n"
+        )
+    temporary = f"{os.fspath(path)}.part"
+    Path(temporary).write_text("".join(lines), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def builtin() -> Path:
+    """Folder of the recordings that a checkout carries.
+
+    Raises:
+        ConfigError: an installed package does not carry them.
+    """
+    folder = assets.root() / "tests" / "data"
+    if not (folder / "train.jsonl").is_file():
+        raise ConfigError(
+            "give data.root=/folder/with/audio: only a checkout of the repository carries recordings to train on"
+        )
+    return folder
+
+
+def hold_out(
+    recordings: Sequence[Recording], share: float = 0.02, most: float = 300.0
+) -> tuple[Recordings, Recordings]:
+    """Splits off validation recordings, always the same ones: whole speakers, or files if there are not two speakers.
+
+    Args:
+        recordings: all of them.
+        share: of the duration that goes to validation, rounded up to a speaker or file.
+        most: seconds that go there at most, rounded up likewise.
+
+    Returns:
+        train and valid; a single file is in both.
+    """
+    speakers = {r.speaker for r in recordings}
+    keys = [_place(r) if len(speakers) < 2 else r.speaker or _place(r) for r in recordings]
+    seconds: dict[str, float] = {}
+    for key, recording in zip(keys, recordings, strict=True):
+        seconds[key] = seconds.get(key, 0.0) + recording.seconds
+    order = sorted(seconds, key=lambda key: hashlib.sha256(key.encode()).digest())
+    if len(order) < 2:
+        return list(recordings), list(recordings)
+    left = min(most, share * sum(seconds.values()))
+    held: set[str] = set()
+    for key in order[:-1]:
+        if left > 0:
+            held.add(key)
+            left -= seconds[key]
+    pairs = list(zip(keys, recordings, strict=True))
+    return [r for key, r in pairs if key not in held], [r for key, r in pairs if key in held]
+
+
+def _place(recording: Recording) -> str:
+    """Where a recording is, as far as it does not depend on where the corpus lies."""
+    return "/".join([*Path(recording.path).parts[-3:], *(recording.member or ())[:1]])
+
+
+def fingerprint(recordings: Iterable[Recording]) -> str:
+    """Hash of places, lengths and rates, for receipts."""
+    rows = sorted((_place(r), r.frames, r.sample_rate) for r in recordings)
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
