@@ -24,6 +24,23 @@ PARTS: dict[str, str] = {
     "vq": "codec.quantizers.vq:VQ",
     "rvq": "codec.quantizers.rvq:RVQ",
     "grvq": "codec.quantizers.grvq:GRVQ",
+    # discriminators
+    "mpd": "codec.discriminators.period:MultiPeriodDiscriminator",
+    "msd": "codec.discriminators.scale:MultiScaleDiscriminator",
+    "ms_stft": "codec.discriminators.stft:MultiScaleSTFTDiscriminator",
+    "mrd": "codec.discriminators.stft:MultiResolutionDiscriminator",
+    "multiband_stft": "codec.discriminators.stft:MultiBandSTFTDiscriminator",
+    # losses
+    "log_mel": "codec.losses.spectral:LogMelLoss",
+    "soundstream_mel": "codec.losses.spectral:SoundStreamMelLoss",
+    "stft": "codec.losses.spectral:STFTLoss",
+    "complex_stft": "codec.losses.spectral:ComplexSTFTLoss",
+    "waveform": "codec.losses.waveform:WaveformLoss",
+    "si_sdr": "codec.losses.waveform:SISDRLoss",
+    "lsgan": "codec.losses.adversarial:LeastSquaresLoss",
+    "hinge": "codec.losses.adversarial:HingeLoss",
+    "feature_sum": "codec.losses.adversarial:FeatureLoss",
+    "feature_normalized": "codec.losses.adversarial:NormalizedFeatureLoss",
 }
 
 # where the classes that may fill a place of the configuration live

@@ -1,0 +1,105 @@
+"""What is installed: a wheel made from the source archive works in a clean environment, away from the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+import soundfile
+from conftest import SPEECH
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: object, cwd: Path, **env: str) -> str:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=clean | env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def make(kind: str, source: Path, target: Path) -> Path:
+    """The archive that hatchling makes of `source`, without the network."""
+    name = run(
+        sys.executable,
+        "-c",
+        f"import sys; from hatchling.build import build_{kind}; print(build_{kind}(sys.argv[1]))",
+        target,
+        cwd=source,
+    )
+    return target / name.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel, made of the source archive."""
+    folder = tmp_path_factory.mktemp("dist")
+    with tarfile.open(make("sdist", ROOT, folder)) as archive:
+        archive.extractall(folder, filter="data")
+    (source,) = (path for path in folder.iterdir() if path.is_dir())
+    return make("wheel", source, folder)
+
+
+def files(folder: Path) -> set[str]:
+    """Paths of the tracked kinds of files below a folder."""
+    kinds = {".yaml", ".cu", ".cpp", ".cuh", ".h", ".md", ".safetensors", ".py", ".html"}
+    return {str(path.relative_to(ROOT)) for path in folder.rglob("*") if path.suffix in kinds}
+
+
+def test_the_wheel_holds_everything_that_runs_need(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (text,) = (archive.read(name).decode() for name in names if name.endswith("METADATA"))
+    assets = {f"codec/_assets/{name}" for part in ("conf", "recipes", "cuda") for name in files(ROOT / part)}
+    assert assets
+    assert assets | files(ROOT / "codec") <= names
+    assert not [
+        name for name in names if name.startswith(("tests", "demos", "cuda/")) or "__pycache__" in name
+    ]
+    # otherwise the folder would hide NVIDIA's own package of that name
+    assert "codec/_assets/cuda/__init__.py" not in names
+    assert wheel.name.endswith("-py3-none-any.whl")
+    metadata = Parser().parsestr(text)
+    assert metadata["License-Expression"] == "MIT"
+    assert {"eval", "demo", "dev"} <= set(metadata.get_all("Provides-Extra", []))
+
+
+def test_the_wheel_works_away_from_the_checkout(wheel, tiny_model, tmp_path):
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path)
+    python = tmp_path / "env" / "bin" / "python"
+    site = Path(
+        run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip()
+    )
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--no-deps",
+        "--no-index",
+        "-q",
+        wheel,
+        cwd=tmp_path,
+    )
+    # the dependencies of this environment stand in for a download; its own codec must not be seen
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    where = run(python, "-c", "import codec.assets as a; print(a.__file__); print(a.root())", cwd=tmp_path)
+    assert where.split() == [str(site / "codec" / "assets.py"), str(site / "codec" / "_assets")]
+    codec = tmp_path / "env" / "bin" / "codec"
+    assert run(codec, "--version", cwd=tmp_path).startswith("codec ")
+    run(codec, "encode", SPEECH, "out.tok", "--model", tiny_model, cwd=tmp_path)
+    run(codec, "decode", "out.tok", "back.wav", "--model", tiny_model, cwd=tmp_path)
+    assert soundfile.info(tmp_path / "back.wav").frames == soundfile.info(SPEECH).frames
+    recipes = run(codec, "train", "--help", cwd=tmp_path)
+    assert all(path.stem in recipes for path in (ROOT / "recipes").glob("*.yaml"))
