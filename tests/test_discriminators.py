@@ -220,9 +220,12 @@ class TestPublishedShapes:
     def test_mpd(self) -> None:
         # HiFi-GAN's stack: weights, biases, and one gain of the weight norm per output channel
         sizes = [(1, 32, 5), (32, 128, 5), (128, 512, 5), (512, 1024, 5), (1024, 1024, 5), (1024, 1, 3)]
-        disc = MultiPeriodDiscriminator()
-        assert parameters(disc) == 5 * sum(i * o * k + 2 * o for i, o, k in sizes)
-        assert [len(layers) for layers in disc(torch.zeros(1, 1, 400)).features] == [6] * 5
+        disc = MultiPeriodDiscriminator((7,))
+        assert parameters(disc) == sum(i * o * k + 2 * o for i, o, k in sizes)
+        assert [layers.shape[1] for layers in disc(torch.zeros(1, 1, 400)).features[0]] == [
+            o for _, o, _ in sizes
+        ]
+        assert MultiPeriodDiscriminator(width=1).periods == (2, 3, 5, 7, 11)
 
     def test_msd(self) -> None:
         layers = [(1, 128, 15, 1), (128, 128, 41, 4), (128, 256, 41, 16), (256, 512, 41, 16)]
@@ -310,5 +313,5 @@ def test_initial_weights_survive_the_norm() -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(1, 32, (1, 5), (1, 3), padding=(0, 2))
     torch.manual_seed(0)
-    disc = MultiPeriodDiscriminator((2,))
+    disc = MultiPeriodDiscriminator((2,), width=32)
     torch.testing.assert_close(disc.stacks[0].layers.convs[0].weight, plain.weight)

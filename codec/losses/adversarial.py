@@ -119,20 +119,26 @@ class HingeLoss(AdversarialLoss):
 
 
 class FeatureLoss(nn.Module):
-    """Feature matching (Larsen et al. 2016, arXiv 1512.09300): mean absolute difference, summed over layers.
+    """Feature matching (Larsen et al. 2016, arXiv 1512.09300): mean absolute differences of all layers.
 
     Args:
-        factor: 2 in HiFi-GAN and HiFi-Codec, 1 in DAC and Vocos.
+        factor: 2 in HiFi-GAN and HiFi-Codec, 1 in SoundStream, DAC and Vocos.
+        reduction: over layers and sub-discriminators; SoundStream takes the mean, the others the sum.
+
+    Raises:
+        ValueError: the reduction is unknown.
     """
 
-    def __init__(self, *, factor: float = 2.0) -> None:
+    def __init__(self, *, factor: float = 2.0, reduction: Reduction = "sum") -> None:
         super().__init__()
-        self.factor = factor
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"the reduction {reduction!r} is neither 'sum' nor 'mean'")
+        self.factor, self.reduction = factor, reduction
 
     def forward(self, real: Judgement, fake: Judgement) -> dict[str, Tensor]:
         """Term `fm`; `real` takes no gradient."""
-        pairs = _layers(real, fake)
-        return {"fm": self.factor * torch.stack([_distance(r, f) for r, f in pairs]).sum()}
+        distances = torch.stack([_distance(r, f) for r, f in _layers(real, fake)])
+        return {"fm": self.factor * (distances.mean() if self.reduction == "mean" else distances.sum())}
 
     def feature_loss(self, real: Judgement, fake: Judgement) -> dict[str, Tensor]:
         """The same as calling it."""

@@ -24,7 +24,7 @@ class GradientBalancer(nn.Module):
     passes of the other steps are one.
 
     Args:
-        weights: loss to share; a loss of weight 0 is ignored.
+        weights: loss to share; losses of weight 0 and others are ignored.
         total_norm: norm of g, if the gradients are as long as they are on average and point the same way.
         decay: of the running norms, per measurement.
         every: steps between measurements.
@@ -58,11 +58,8 @@ class GradientBalancer(nn.Module):
 
         Its value is the sum of the losses under their present factors. The losses must depend on the codec
         through `audio` alone. The shares of the norms are in `metrics` afterwards.
-
-        Raises:
-            KeyError: a loss has no weight.
         """
-        present = {name: loss for name, loss in losses.items() if self.weights[name]}
+        present = {name: loss for name, loss in losses.items() if self.weights.get(name)}
         zero = audio.new_zeros((), dtype=torch.float32)
         if not present:
             return zero
