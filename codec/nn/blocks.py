@@ -1,0 +1,112 @@
+"""What convolutional codecs are built of: residual branches, parallel branches, norms and activations."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from codec.nn.conv import (
+    CausalConv1d,
+    CausalConvTranspose1d,
+    SameConv1d,
+    SameConvTranspose1d,
+    StreamSequential,
+    is_stateful,
+)
+from codec.nn.state import StreamState
+
+
+def conv1d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    causal: bool,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    bias: bool = True,
+) -> nn.Conv1d:
+    """A convolution that looks back only (`causal`) or both ways, `(B, C, N)` to `(B, C', N / stride)`."""
+    kind = CausalConv1d if causal else SameConv1d
+    return kind(
+        in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, groups=groups, bias=bias
+    )
+
+
+def conv_transpose1d(
+    in_channels: int, out_channels: int, kernel_size: int, *, causal: bool, stride: int = 1, bias: bool = True
+) -> nn.ConvTranspose1d:
+    """A transposed convolution that looks back only or both ways, `(B, C, T)` to `(B, C', T * stride)`."""
+    kind = CausalConvTranspose1d if causal else SameConvTranspose1d
+    return kind(in_channels, out_channels, kernel_size, stride=stride, bias=bias)
+
+
+class Residual(nn.Module):
+    """`shortcut(x) + body(x)`; the shortcut is the identity unless given.
+
+    Args:
+        body: modules in a row.
+        shortcut: a module of the same output shape.
+    """
+
+    def __init__(self, body: Iterable[nn.Module], shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body = StreamSequential(*body)
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        """`(B, C, N)` to `(B, C', N)`."""
+        y = self.body(x, state)
+        if self.shortcut is None:
+            return x + y
+        side = self.shortcut(x, state) if is_stateful(self.shortcut) else self.shortcut(x)
+        return side + y
+
+
+class MultiReceptiveField(nn.Module):
+    """Mean of parallel branches with different kernels (HiFi-GAN, Kong et al., arXiv 2010.05646).
+
+    Args:
+        branches: modules of the same shape.
+        norms: one per branch, each applied to the sum so far, as in HiFi-Codec's encoder (arXiv 2305.02765).
+    """
+
+    def __init__(self, branches: Iterable[nn.Module], norms: Iterable[nn.Module] = ()) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.norms = nn.ModuleList(norms)
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        """`(B, C, N)` to `(B, C, N)`."""
+        total = torch.zeros((), dtype=x.dtype, device=x.device)
+        for index, branch in enumerate(self.branches):
+            y = branch(x, state)
+            total = y if index == 0 else total + y
+            if self.norms:
+                total = self.norms[index](total)
+        return total / len(self.branches)
+
+
+class FrameGroupNorm(nn.GroupNorm):
+    """Group normalization with the statistics of each frame by itself, so that it streams: `(B, C, N)`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, N)` to `(B, C, N)`."""
+        batch, channels, length = x.shape
+        size = channels // self.num_groups
+        groups = x.view(batch, self.num_groups, size, length)
+        centred = groups - _sum(groups) / size
+        scale = torch.rsqrt(_sum(centred.square()) / size + self.eps)
+        y = (centred * scale).view(batch, channels, length)
+        return y * self.weight[:, None] + self.bias[:, None]
+
+
+def _sum(x: Tensor) -> Tensor:
+    """Sum over dimension 2, kept; in inference term by term, for `sum` takes another order for another length."""
+    if torch.is_grad_enabled():
+        return x.sum(2, keepdim=True)
+    return functools.reduce(torch.add, x.split(1, dim=2))

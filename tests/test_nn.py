@@ -1,0 +1,160 @@
+"""Laws of the building blocks: what streams equals what is computed at once."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from codec.nn.blocks import FrameGroupNorm, MultiReceptiveField, Residual, conv1d, conv_transpose1d
+from codec.nn.conv import CausalConv1d, CausalConvTranspose1d, StreamSequential, convolve, weight_norm
+from codec.nn.state import StreamState
+
+
+def in_chunks(module, x, sizes, batch=None):
+    """Stream `x` through `module` in chunks of the given sizes, whatever remains last."""
+    state = StreamState(x.shape[0])
+    out, start = [], 0
+    for size in [*sizes, x.shape[-1]]:
+        out.append(module(x[..., start : start + size], state))
+        start = min(x.shape[-1], start + size)
+    return torch.cat(out, dim=-1)
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "kernel", "stride", "dilation", "groups"),
+    [
+        (1, 32, 7, 1, 1, 1),
+        (32, 64, 4, 2, 1, 1),
+        (64, 64, 11, 1, 5, 1),
+        (128, 256, 10, 5, 1, 1),
+        (64, 32, 1, 1, 1, 1),
+        (512, 512, 1, 1, 1, 1),
+        (96, 3, 1, 1, 1, 1),
+        (48, 48, 7, 1, 3, 48),
+        (32, 1, 7, 1, 1, 1),
+    ],
+)
+@torch.no_grad()
+def test_a_frame_of_a_convolution_does_not_depend_on_length_or_batch(
+    inside, outside, kernel, stride, dilation, groups
+):
+    weight = torch.randn(outside, inside // groups, kernel)
+    bias = torch.randn(outside)
+    settings_ = {"stride": stride, "dilation": dilation, "groups": groups}
+    x = torch.randn(2, inside, 1200 * stride + kernel * dilation)
+    whole = convolve(x, weight, bias, **settings_)
+    torch.testing.assert_close(
+        whole, torch.conv1d(x, weight, bias, stride, 0, dilation, groups), rtol=1e-4, atol=1e-3
+    )
+    reach = (kernel - 1) * dilation + 1
+    for frames in (1, 2, 3, 5, 8, 11, 13, 31, 64, 257, 1000):
+        for start in (0, 3):
+            part = x[1:, :, start * stride : start * stride + (frames - 1) * stride + reach]
+            alone = convolve(part, weight, bias, **settings_)
+            assert torch.equal(alone, whole[1:, :, start : start + frames]), frames
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kernel=st.integers(1, 12),
+    stride=st.integers(1, 6),
+    dilation=st.integers(1, 4),
+    sizes=st.lists(st.integers(0, 9), max_size=8),
+)
+@torch.no_grad()
+def test_causal_convolutions_stream_exactly(kernel, stride, dilation, sizes):
+    if (kernel - 1) * dilation + 1 < stride:
+        kernel = stride
+    conv = CausalConv1d(3, 5, kernel, stride=stride, dilation=dilation)
+    x = torch.randn(2, 3, 40 * stride)
+    whole = conv(x)
+    assert whole.shape == (2, 5, 40)
+    assert torch.equal(in_chunks(conv, x, [size * stride for size in sizes]), whole)
+
+
+@settings(max_examples=40, deadline=None)
+@given(kernel=st.integers(1, 12), stride=st.integers(1, 6), sizes=st.lists(st.integers(0, 9), max_size=8))
+@torch.no_grad()
+def test_causal_transposed_convolutions_stream_exactly(kernel, stride, sizes):
+    conv = CausalConvTranspose1d(3, 5, max(kernel, stride), stride=stride)
+    x = torch.randn(2, 3, 40)
+    whole = conv(x)
+    assert whole.shape == (2, 5, 40 * stride)
+    torch.testing.assert_close(in_chunks(conv, x, sizes), whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("kernel", "stride"), [(7, 1), (4, 2), (3, 2), (7, 3), (11, 5), (10, 5), (16, 8)])
+def test_lengths_are_exact(causal, kernel, stride):
+    for frames in (1, 2, 5):
+        down = conv1d(2, 3, kernel, stride=stride, causal=causal)(torch.randn(1, 2, frames * stride))
+        up = conv_transpose1d(2, 3, kernel, stride=stride, causal=causal)(torch.randn(1, 2, frames))
+        assert down.shape == (1, 3, frames)
+        assert up.shape == (1, 3, frames * stride)
+
+
+def test_symmetric_convolutions_are_centred_as_published():
+    """With an even difference of kernel and stride they are the framework's own, padded by half of it."""
+    x = torch.randn(2, 4, 30)
+    conv = conv1d(4, 6, 11, stride=5, causal=False)
+    expected = torch.conv1d(x, conv.weight, conv.bias, 5, 3)
+    torch.testing.assert_close(conv(x), expected)
+    up = conv_transpose1d(4, 6, 11, stride=5, causal=False)
+    expected = torch.conv_transpose1d(x, up.weight, up.bias, 5, 3)
+    torch.testing.assert_close(up(x), expected)
+
+
+@torch.no_grad()
+def test_a_network_of_causal_blocks_streams_exactly():
+    def branch(kernel, dilation):
+        return Residual([nn.LeakyReLU(0.1), conv1d(16, 16, kernel, dilation=dilation, causal=True)])
+
+    net = StreamSequential(
+        conv1d(1, 8, 7, causal=True),
+        conv1d(8, 16, 4, stride=2, causal=True),
+        MultiReceptiveField(
+            (branch(k, d) for k, d in ((3, 1), (7, 3))), (FrameGroupNorm(2, 16) for _ in range(2))
+        ),
+        Residual([nn.ELU(), conv1d(16, 16, 3, causal=True)], conv1d(16, 16, 1, causal=True)),
+        conv_transpose1d(16, 4, 6, stride=3, causal=True),
+    )
+    x = torch.randn(2, 1, 400)
+    assert torch.equal(in_chunks(net, x, [2, 0, 38, 100, 6]), net(x)) or torch.allclose(
+        in_chunks(net, x, [2, 0, 38, 100, 6]), net(x), rtol=0, atol=1e-6
+    )
+
+
+@torch.no_grad()
+def test_rows_freeze_restart_and_branch_independently():
+    conv = CausalConv1d(1, 2, 5)
+    x = torch.randn(2, 1, 12)
+    state = StreamState(2)
+    conv(x[..., :6], state)
+    twin = state.clone()
+    state.active = torch.tensor([True, False])
+    conv(torch.randn(2, 1, 3), state)  # the second stream is frozen meanwhile
+    state.active = None
+    assert torch.equal(conv(x[..., 6:], state)[1], conv(x)[1, :, 6:])
+    twin.reset(torch.tensor([True, False]))
+    again = conv(x[..., 6:], twin)
+    assert torch.equal(again[0], conv(x[..., 6:])[0])
+    assert torch.equal(again[1], conv(x)[1, :, 6:])
+
+
+def test_frame_group_norm_is_group_norm_of_one_frame():
+    norm = FrameGroupNorm(4, 16, eps=1e-6)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = torch.randn(3, 16, 7)
+    frames = [nn.functional.group_norm(x[..., t : t + 1], 4, norm.weight, norm.bias, 1e-6) for t in range(7)]
+    torch.testing.assert_close(norm(x), torch.cat(frames, dim=-1))
+
+
+def test_weight_norm_keeps_initial_weights():
+    net = StreamSequential(conv1d(2, 3, 5, causal=True), nn.ELU(), conv_transpose1d(3, 2, 4, causal=False))
+    before = [net[0].weight.detach().clone(), net[2].weight.detach().clone()]
+    weight_norm(net)
+    assert "0.parametrizations.weight.original0" in net.state_dict()
+    torch.testing.assert_close(net[0].weight, before[0])
+    torch.testing.assert_close(net[2].weight, before[1])
