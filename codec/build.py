@@ -135,9 +135,10 @@ def keywords(cls: type) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for key, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            hint = get_type_hints(cls.__init__)[key]  # type: ignore[misc]
-            found |= dict.fromkeys(get_type_hints(get_args(hint)[0]), False)
-        else:
+            # a class without a constructor of its own has that of nn.Module, whose keywords are of any type
+            typed = get_args(get_type_hints(cls.__init__)[key])  # type: ignore[misc]
+            found |= dict.fromkeys(get_type_hints(typed[0]) if typed else (), False)
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
             found[key] = parameter.default is parameter.empty
     return found
 
