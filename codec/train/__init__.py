@@ -1,0 +1,1 @@
+"""Training: configuration, the task, callbacks and the application."""

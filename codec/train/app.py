@@ -1,0 +1,278 @@
+"""`python train.py` and `codec train`: from the command line to a finished run."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning import Callback, Trainer
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from codec import assets
+from codec.build import build, make
+from codec.discriminators import Discriminators
+from codec.errors import CodecError, ConfigError
+from codec.losses import GradientBalancer, ReconstructionLosses
+from codec.models.codec import Codec
+from codec.train import recipes
+from codec.train.callbacks import Monitor, Validation, make_console
+from codec.train.checkpoints import LAST, AtomicCheckpointIO, Checkpoints, Interrupted
+from codec.train.data import EndlessData
+from codec.train.config import RunConfig, codebook_choices, parse
+from codec.train.task import CodecTask
+
+USAGE = """\
+Train a neural audio codec.
+
+  python train.py +recipe=NAME data.root=FOLDER_OR_MANIFEST [setting=value ...]
+  codec train +recipe=NAME ...                    the same, once installed
+
+Recipes:
+{recipes}
+
+Useful settings:
+  data.root=PATH        folder tree of sound files, or a .jsonl manifest; without it the few recordings of the repository
+  size=tiny             the recipe with few channels and small batches
+  trainer=cpu|gpu|ddp|smoke
+  resume=true           continue the run in its folder (dir=runs/NAME)
+  train.steps=N  data.batch_size=N  trainer.precision=bf16-mixed  train.compile=true  seed=N
+  --multirun seed=0,1,2   one run after the other
+  --cfg job             print the whole configuration;  --hydra-help  the flags of Hydra"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the arguments say.
+
+    Args:
+        argv: without the program's name; those of the process by default.
+
+    Returns:
+        The exit code: 0 good, 1 failed, 2 wrong usage.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or any(argument in ("--help", "-h") for argument in arguments):
+        print(USAGE.format(recipes=recipes.listing()))
+        return 0 if arguments else 2
+    try:
+        for argument in arguments:
+            if found := re.fullmatch(r"\+{0,2}recipe=(.+)", argument):
+                for name in found[1].split(","):
+                    recipes.check(name)
+        arguments = [re.sub(r"^\+{0,2}recipe=", "+recipe=", argument) for argument in arguments]
+        recipes.register()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return _through_hydra(arguments)
+
+
+def _through_hydra(arguments: list[str]) -> int:
+    command = sys.argv
+    failures: list[str] = []
+
+    def job(cfg: DictConfig) -> float:
+        # the launcher of a distributed run repeats the command as it was typed
+        sys.argv = command
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            cfg.dir = HydraConfig.get().runtime.output_dir
+        try:
+            metrics, objects = train(cfg)
+        except CodecError as error:
+            # told here: Hydra would add a traceback, and a sweep goes on with its next run
+            failures.append(str(error))
+            print(f"error: {error}", file=sys.stderr)
+            return float("nan")
+        return metrics.get(objects["config"].checkpoint.best, float("nan"))
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as they are
+    sys.argv = ["train", *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(assets.root() / "conf"), config_name="config")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as stop:  # --hydra-help, --cfg
+        return int(stop.code or 0)
+    finally:
+        sys.argv = command
+    return 1 if failures else 0
+
+
+def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
+    """Run a composed configuration from its start, or from its checkpoint, to its end.
+
+    A signal ends it early and cleanly, with its state saved.
+
+    Returns:
+        The metrics of the last validation, and the objects: config, codec, task, data, trainer.
+
+    Raises:
+        ConfigError: something in the configuration does not exist or does not fit, before any step.
+        CodecError: the run cannot go on.
+    """
+    config = parse(cfg)
+    _quiet()
+    folder = Path(config.dir)
+    checkpoint = _starting_point(config, folder)
+    torch.manual_seed(config.seed)
+    codec = build(config.codec)
+    if config.hop is not None and codec.hop != config.hop:
+        raise ConfigError(f"the model's strides multiply to {codec.hop}, but the hop is {config.hop}")
+    data = make_data(config, codec)
+    about = {"config": config.codec, "recipe": config.name, "seed": config.seed, "data": describe_data(config, data)}
+    task = make_task(config, codec, batches_per_epoch=data.batches_per_epoch, about=about)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    console = make_console()
+    checkpoints = Checkpoints(folder, config.checkpoint)
+    monitor = Monitor(folder, config.log, console, config.train.steps)
+    validation = Validation(monitor, checkpoints)
+    trainer = make_trainer(config, [monitor, validation, checkpoints])
+    if config.train.compile:
+        codec.encoder.compile()
+        codec.decoder.compile()
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except Interrupted:
+        console.print(f"stopped at step {trainer.global_step}; resume=true continues from {folder / LAST}")
+    return task.metrics, {
+        "config": config,
+        "codec": codec,
+        "task": task,
+        "data": data,
+        "trainer": trainer,
+    }
+
+
+def make_data(config: RunConfig, codec: Codec) -> EndlessData:
+    """The data module."""
+    settings = dict(config.data)
+    if config.batch_limit is not None:
+        settings["batch_size"] = min(settings["batch_size"], config.batch_limit)
+    return EndlessData(sample_rate=codec.sample_rate, channels=codec.channels, seed=config.seed, **settings)
+
+
+def describe_data(config: RunConfig, data: EndlessData) -> dict[str, Any]:
+    """What the run trains on, in plain values."""
+    keys = ("root", "corpus", "splits", "filters", "sources")
+    return {key: config.data[key] for key in keys if config.data.get(key)} | data.summary
+
+
+def make_task(
+    config: RunConfig, codec: Codec, *, batches_per_epoch: int = 1, about: dict[str, Any] | None = None
+) -> CodecTask:
+    """Codec, losses and discriminators joined for training.
+
+    Raises:
+        ConfigError: a part does not exist, a weight has no loss or a loss no weight.
+    """
+    given = {"sample_rate": codec.sample_rate, "channels": codec.channels}
+    losses = ReconstructionLosses(
+        {label: make("loss", spec, **given) for label, spec in config.loss.terms.items()}
+    )
+    found = {label: make("discriminator", spec, **given) for label, spec in config.discriminator.items()}
+    adversarial, feature = config.loss.adversarial, config.loss.feature
+    if found and adversarial is None:
+        raise ConfigError("there are discriminators, but loss.adversarial is not set")
+    names = list(losses.names) + ["adv"] * bool(found) + ["fm"] * bool(found and feature)
+    _check_weights(config.loss.weights, [*names, *_quantizer_losses(codec)])
+    balancer = None
+    if config.loss.balancer is not None:
+        audible = {name: weight for name, weight in config.loss.weights.items() if name in names and weight}
+        balancer = GradientBalancer(audible, **config.loss.balancer)
+    rates = {books: codec.bitrate(books) for books in codec.quantizer.prefixes}
+    return CodecTask(
+        codec,
+        losses,
+        config.loss.weights,
+        config.optim,
+        config.train,
+        discriminators=Discriminators(found) if found else None,
+        adversarial=make("loss", adversarial) if found and adversarial else None,
+        feature=make("loss", feature) if found and feature else None,
+        balancer=balancer,
+        choices=codebook_choices(config, rates),
+        seed=config.seed,
+        batches_per_epoch=batches_per_epoch,
+        about=about,
+    )
+
+
+def make_trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
+    """The Lightning trainer; Lightning's own bar, summary and checkpoints are off."""
+    settings = {"max_steps": config.train.steps} | dict(config.trainer)
+    logger = instantiate(config.logger) if config.logger else False
+    return instantiate(
+        settings,
+        _convert_="all",
+        callbacks=list(callbacks),
+        logger=logger,
+        plugins=[AtomicCheckpointIO()],
+        max_epochs=-1,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        default_root_dir=config.dir,
+    )
+
+
+def _quiet() -> None:
+    """Keep Lightning's advertisements and its advice about other people's loops out of the terminal."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def _starting_point(config: RunConfig, folder: Path) -> Path | None:
+    """The checkpoint to continue from, or None for a fresh run."""
+    last = folder / LAST
+    if config.resume is True:
+        return last if last.exists() else None
+    if config.resume is False:
+        if last.exists():
+            raise ConfigError(
+                f"{folder} holds a run: resume=true continues it, dir={folder}-2 starts another beside it"
+            )
+        return None
+    path = Path(str(config.resume))
+    if not path.is_file():
+        raise ConfigError(f"there is no checkpoint {path} to resume from")
+    return path
+
+
+def _quantizer_losses(codec: Codec) -> list[str]:
+    """Names of the losses that the quantizer gives in training, by trying a copy of it."""
+    quantizer = copy.deepcopy(codec.quantizer).train()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # so few latents are no real start for the books
+        return list(quantizer(torch.randn(4, quantizer.dim, 64)).losses)
+
+
+def _check_weights(weights: dict[str, float], names: Sequence[str]) -> None:
+    for name in weights:
+        if name not in names:
+            raise ConfigError(f"loss.weights names {name!r}, but there is no such loss; there are {', '.join(names)}")
+    for name in names:
+        if name not in weights:
+            raise ConfigError(f"loss.weights has no weight for {name!r} (0 only logs it)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

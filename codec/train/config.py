@@ -1,0 +1,285 @@
+"""The configuration of a run: typed, checked before the first step, one sentence per mistake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from codec.errors import ConfigError
+
+SCHEDULES = ("constant", "cosine", "exponential")
+
+
+@dataclass
+class LossConfig:
+    """Terms of the objective and their weights.
+
+    Attributes:
+        terms: label to reconstruction loss, `{name, ...}`.
+        adversarial: kind of adversarial loss, `{name}`; None without discriminators.
+        feature: kind of feature matching, `{name}`; None without it.
+        weights: term to weight, of every term there is; 0 logs a term only.
+        balancer: settings of the gradient balancer; None adds the weighted terms.
+    """
+
+    terms: dict[str, Any] = field(default_factory=dict)
+    adversarial: dict[str, Any] | None = None
+    feature: dict[str, Any] | None = None
+    weights: dict[str, float] = field(default_factory=dict)
+    balancer: dict[str, Any] | None = None
+
+
+@dataclass
+class ScheduleConfig:
+    """Learning rate over time, a factor on both optimisers' rates.
+
+    Attributes:
+        name: constant, cosine (to `floor` at the last step) or exponential (times `gamma` each `every`).
+        every: step or epoch: how often the factor changes.
+        warmup: steps of linear rise at the start.
+        gamma: factor of one exponential step.
+        floor: lowest factor.
+    """
+
+    name: str = "constant"
+    every: str = "step"
+    warmup: int = 0
+    gamma: float = 1.0
+    floor: float = 0.0
+
+
+@dataclass
+class OptimConfig:
+    """How both networks learn.
+
+    Attributes:
+        generator: optimiser of encoder, quantizer and decoder, `{_target_, lr, ...}`.
+        discriminator: optimiser of the discriminators.
+        schedule: of both.
+        clip: largest gradient norm of the generator; None leaves gradients alone.
+        clip_discriminator: the same for the discriminators.
+        ema: decay per step of the averaged weights, which validation and export use; None for no average.
+    """
+
+    generator: dict[str, Any] = field(default_factory=dict)
+    discriminator: dict[str, Any] = field(default_factory=dict)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    clip: float | None = None
+    clip_discriminator: float | None = None
+    ema: float | None = None
+
+
+@dataclass
+class TrainConfig:
+    """The course of a run.
+
+    Attributes:
+        steps: generator steps in all.
+        d_start: batch from which the discriminators train and count in the objective.
+        d_every: they train on every n-th batch.
+        codebooks: numbers of books, one drawn for each batch (repeat a number to draw it more often); None
+            leaves it to the quantizer.
+        bandwidths: the same in kbps.
+        patience: batches in a row without a finite gradient after which the run stops.
+        compile: hand encoder and decoder to torch.compile.
+    """
+
+    steps: int = 100_000
+    d_start: int = 0
+    d_every: int = 1
+    codebooks: list[int] | None = None
+    bandwidths: list[float] | None = None
+    patience: int = 5
+    compile: bool = False
+
+
+@dataclass
+class CheckpointConfig:
+    """When the state of the run is saved; `last.ckpt` and `best.ckpt` are kept.
+
+    Attributes:
+        minutes: save when this much time has passed; None for never.
+        steps: save every so many batches; None for never.
+        best: metric of validation; its lowest value marks the best checkpoint.
+    """
+
+    minutes: float | None = 5.0
+    steps: int | None = None
+    best: str = "mel_distance"
+
+
+@dataclass
+class LogConfig:
+    """What is reported.
+
+    Attributes:
+        every: batches between two rows of the log.
+        collapse: a book that uses a smaller share of its codes is reported.
+        clips: validation clips that are stored as audio and mel pictures.
+    """
+
+    every: int = 50
+    collapse: float = 0.05
+    clips: int = 2
+
+
+@dataclass
+class RunConfig:
+    """Everything that makes a run.
+
+    Attributes:
+        name: of the run.
+        dir: folder of everything it writes.
+        resume: false, true (continue `dir`) or the path of a checkpoint.
+        seed: of weights, data and all draws.
+        size: full, or tiny: the same structure with few channels.
+        hop: what the strides must multiply to; None is not checked.
+        batch_limit: no batch is larger; None for no limit.
+        model: sample rate, channels, encoder, decoder: what travels in a checkpoint, with `quantizer`.
+        quantizer: `{name, ...}`.
+        discriminator: label to discriminator; empty trains without adversary.
+        loss: the objective.
+        optim: optimisers, schedule, clipping, averaging.
+        train: the course of the run.
+        data: settings of the data module.
+        trainer: of `lightning.Trainer`, `{_target_, ...}`.
+        logger: of the logger, `{_target_, ...}`; empty for none.
+        checkpoint: when the state is saved.
+        log: what is reported.
+    """
+
+    name: str = "run"
+    dir: str = "runs/run"
+    resume: Any = False
+    seed: int = 0
+    size: str = "full"
+    hop: int | None = None
+    batch_limit: int | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    quantizer: dict[str, Any] = field(default_factory=dict)
+    discriminator: dict[str, Any] = field(default_factory=dict)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    @property
+    def codec(self) -> dict[str, Any]:
+        """What describes the codec inside a checkpoint."""
+        return {"model": self.model, "quantizer": self.quantizer}
+
+
+def parse(cfg: DictConfig) -> RunConfig:
+    """The typed form of a composed configuration.
+
+    Raises:
+        ConfigError: a key does not exist, or a value has the wrong type or is out of range.
+    """
+    if "recipe" in cfg:
+        raise ConfigError("'recipe' was taken as a setting: recipes are not registered; start through train.py")
+    try:
+        plain = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
+    except ConfigKeyError as error:
+        raise ConfigError(f"there is no setting {error.full_key!r}") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
+    assert isinstance(config, RunConfig)
+    _check_values(config)
+    _check_strides(config)
+    return config
+
+
+def _check_values(config: RunConfig) -> None:
+    schedule, train = config.optim.schedule, config.train
+    wrong = [
+        (schedule.name not in SCHEDULES, f"optim.schedule.name is {schedule.name!r}, not {', '.join(SCHEDULES)}"),
+        (schedule.every not in ("step", "epoch"), f"optim.schedule.every is {schedule.every!r}, not step, epoch"),
+        (config.size not in ("full", "tiny"), f"size is {config.size!r}, not full or tiny"),
+        (train.d_every < 1, f"train.d_every is {train.d_every}, it must be at least 1"),
+        (train.patience < 1, f"train.patience is {train.patience}, it must be at least 1"),
+        (train.steps < 1, f"train.steps is {train.steps}, it must be at least 1"),
+        (config.log.every < 1, f"log.every is {config.log.every}, it must be at least 1"),
+        (
+            train.codebooks is not None and train.bandwidths is not None,
+            "train.codebooks and train.bandwidths say the same thing: set only one",
+        ),
+        (
+            config.optim.ema is not None and not 0 < config.optim.ema < 1,
+            f"optim.ema is {config.optim.ema}, it must lie between 0 and 1",
+        ),
+        ("_target_" not in config.optim.generator, "optim.generator names no optimiser (_target_)"),
+        (
+            bool(config.discriminator) and "_target_" not in config.optim.discriminator,
+            "optim.discriminator names no optimiser (_target_)",
+        ),
+        ("_target_" not in config.trainer, "trainer names no trainer (_target_)"),
+        (
+            str(config.trainer.get("precision", "32-true")) not in ("32-true", "bf16-mixed"),
+            f"trainer.precision is {config.trainer.get('precision')}: use 32-true or bf16-mixed "
+            "(16-mixed would scale the gradients of one network only)",
+        ),
+    ]
+    for bad, sentence in wrong:
+        if bad:
+            raise ConfigError(sentence)
+
+
+def _check_strides(config: RunConfig) -> None:
+    """Encoder and decoder must have mirrored strides, where both state them."""
+    halves = []
+    for half in ("encoder", "decoder"):
+        part = config.model.get(half)
+        if not isinstance(part, dict):
+            raise ConfigError(f"the model has no {half}")
+        halves.append(strides_of(part))
+    down, up = halves
+    if down is None or up is None:
+        return
+    if down != up[::-1]:
+        raise ConfigError(
+            f"the decoder does not mirror its encoder: strides {down} down, but {up} up (expected {down[::-1]})"
+        )
+    product = 1
+    for stride in down:
+        product *= stride
+    if config.hop is not None and product != config.hop:
+        raise ConfigError(f"the strides {down} multiply to {product}, but the hop is {config.hop}")
+
+
+def strides_of(part: dict[str, Any]) -> list[int] | None:
+    """The strides that a convolutional part states, or None."""
+    found = part.get("strides")
+    if isinstance(found, list) and all(isinstance(stride, int) for stride in found):
+        return list(found)
+    return None
+
+
+def codebook_choices(config: RunConfig, rates: dict[int, float]) -> list[int] | None:
+    """The numbers of books to draw from.
+
+    Args:
+        config: the run's.
+        rates: legal number of books to bits per second.
+
+    Raises:
+        ConfigError: a number or a bandwidth that no prefix of the books gives.
+    """
+    train = config.train
+    if train.bandwidths is not None:
+        table = {f"{rate / 1000:g}": books for books, rate in rates.items()}
+        for wanted in train.bandwidths:
+            if f"{wanted:g}" not in table:
+                raise ConfigError(f"no number of books gives {wanted:g} kbps; there are {', '.join(table)} kbps")
+        return [table[f"{wanted:g}"] for wanted in train.bandwidths]
+    for books in train.codebooks or ():
+        if books not in rates:
+            raise ConfigError(f"train.codebooks asks for {books} books; legal are {', '.join(map(str, rates))}")
+    return train.codebooks

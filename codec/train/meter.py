@@ -1,0 +1,92 @@
+"""What a run measures about itself between two rows of its log, kept on the device until somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class BookUse:
+    """How one codebook was used.
+
+    Attributes:
+        size: number of codes it has.
+        tokens: codes written.
+        used: different codes among them.
+        perplexity: exp of the entropy of the codes.
+    """
+
+    size: int
+    tokens: int
+    used: int
+    perplexity: float
+
+    @property
+    def share(self) -> float:
+        """Codes in use among those that so many tokens could use."""
+        return self.used / max(1, min(self.size, self.tokens))
+
+
+class Meter:
+    """Sums of named scalars and counts of codes; reading it is the only time that the device is waited for.
+
+    Args:
+        sizes: number of codes of each book.
+    """
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        self.sizes = sizes
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._codes: Tensor | None = None
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Add one observation of each scalar."""
+        for name, value in values.items():
+            value = value.detach().float()
+            if name in self._sums:
+                self._sums[name] += value
+                self._counts[name] += 1
+            else:
+                self._sums[name] = value.clone()
+                self._counts[name] = 1
+
+    def count(self, codes: Tensor) -> None:
+        """Count codes `(B, K', T)`; -1, a book left out, is not counted."""
+        largest = max(self.sizes)
+        if self._codes is None:
+            self._codes = torch.zeros(len(self.sizes), largest + 1, dtype=torch.int64, device=codes.device)
+        flat = codes.transpose(0, 1).flatten(1)
+        # what was left out lands in one more column, so that no decision is needed on the host
+        flat = torch.where(flat < 0, largest, flat)
+        self._codes[: flat.shape[0]].scatter_add_(1, flat, torch.ones_like(flat))
+
+    def pull(self) -> dict[str, float]:
+        """Means of all scalars since the last call."""
+        names = list(self._sums)
+        if not names:
+            return {}
+        values = torch.stack([self._sums[name] for name in names]).tolist()
+        means = {name: value / self._counts[name] for name, value in zip(names, values, strict=True)}
+        self._sums.clear()
+        self._counts.clear()
+        return means
+
+    def pull_books(self) -> list[BookUse]:
+        """Use of every book since the last call."""
+        if self._codes is None:
+            return []
+        counts = self._codes[:, :-1].cpu()
+        self._codes = None
+        books = []
+        for size, row in zip(self.sizes, counts, strict=True):
+            seen = row[row > 0].double()
+            tokens = int(seen.sum())
+            share = seen / max(1, tokens)
+            perplexity = float((-(share * share.log()).sum()).exp()) if tokens else 0.0
+            books.append(BookUse(size, tokens, len(seen), perplexity))
+        return books

@@ -1,0 +1,69 @@
+"""The recipes: finding them, saying what each one is, giving them to Hydra."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from codec import assets
+from codec.errors import ConfigError
+
+
+def names() -> list[str]:
+    """Names of all recipes."""
+    return sorted(path.stem for path in folder().glob("*.yaml"))
+
+
+def folder() -> Path:
+    """Where the recipes are."""
+    return assets.root() / "recipes"
+
+
+def about(name: str) -> str:
+    """The first comment line of a recipe: what it is, in one line."""
+    for line in (folder() / f"{name}.yaml").read_text().splitlines():
+        if line.startswith("# ") and not line.startswith("# @"):
+            return line[2:].strip()
+    return ""
+
+
+def bitrate(name: str) -> float:
+    """The kbps that a recipe's line states.
+
+    Raises:
+        ConfigError: it states none.
+    """
+    found = re.search(r"([\d.]+) kbps", about(name))
+    if found is None:
+        raise ConfigError(f"the first comment line of recipes/{name}.yaml states no kbps")
+    return float(found[1])
+
+
+def listing() -> str:
+    """All recipes, one line each."""
+    width = max(map(len, names()), default=0)
+    return "\n".join(f"  {name:{width}}  {about(name)}" for name in names())
+
+
+def register() -> None:
+    """Put every recipe into Hydra's group `recipe`, so that `+recipe=NAME` finds it from anywhere."""
+    store = ConfigStore.instance()
+    for name in names():
+        node = OmegaConf.load(folder() / f"{name}.yaml")
+        store.store(group="recipe", name=name, node=node, package="_global_")
+
+
+def check(name: str) -> None:
+    """Refuse an unknown recipe.
+
+    Raises:
+        ConfigError: there is none of this name; lists those there are.
+    """
+    if name not in names():
+        close = difflib.get_close_matches(name, names(), n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ConfigError(f"there is no recipe {name!r}{hint}; there are\n{listing()}")

@@ -1,0 +1,279 @@
+"""The training task: one batch trains the discriminators, then the codec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from codec.discriminators import frozen
+from codec.errors import CodecError, ConfigError
+from codec.models.codec import Codec, CodecOutput
+from codec.train.config import OptimConfig, TrainConfig
+from codec.train.meter import Meter
+from codec.train.optim import Average, gradient_norm, rate_factor
+
+
+class Diverged(CodecError):
+    """Several batches in a row had no finite gradient."""
+
+
+class CodecTask(lightning.LightningModule):
+    """Adversarial training of a codec by manual optimisation.
+
+    Every batch seeds the random generators from (seed, rank, number of the batch) and every learning rate is a function of
+    the progress: a run that is killed and resumed draws and does what an uninterrupted one does.
+
+    Args:
+        codec: what is trained.
+        losses: reconstruction terms, `(estimate, target)` to named scalars; has `names`.
+        weights: of every term, those of the quantizer included; 0 logs it only.
+        optim: optimisers, schedule, clipping, averaging.
+        train: the course of the run.
+        discriminators: None trains without an adversary.
+        adversarial: adversarial loss.
+        feature: feature matching loss; None for none.
+        balancer: gradient balancer; None adds the weighted terms.
+        choices: numbers of books of which one is drawn for each batch.
+        seed: of everything that is drawn.
+        batches_per_epoch: batches of one pass over the data, for schedules by epoch.
+        about: plain values that travel in the checkpoint under `codec`, for export: config, recipe, data, seed.
+
+    Raises:
+        ConfigError: an adversary without its loss.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        losses: nn.Module,
+        weights: Mapping[str, float],
+        optim: OptimConfig,
+        train: TrainConfig,
+        *,
+        discriminators: nn.Module | None = None,
+        adversarial: nn.Module | None = None,
+        feature: nn.Module | None = None,
+        balancer: nn.Module | None = None,
+        choices: Sequence[int] | None = None,
+        seed: int = 0,
+        batches_per_epoch: int = 1,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if (discriminators is None) != (adversarial is None):
+            raise ConfigError("discriminators and loss.adversarial go together: one of them is missing")
+        self.automatic_optimization = False
+        self.codec = codec
+        self.losses = losses
+        self.discriminators = discriminators
+        self.adversarial = adversarial
+        self.feature = feature
+        self.balancer = balancer
+        self.average = Average(codec, optim.ema) if optim.ema is not None else None
+        self.weights = dict(weights)
+        self.optim = optim
+        self.course = train
+        self.choices = list(choices) if choices else None
+        self.seed = seed
+        self.batches_per_epoch = batches_per_epoch
+        self.about = dict(about or {})
+        self.metrics: dict[str, float] = {}
+        self.batches = 0
+        self.meter = Meter(codec.quantizer.codebook_sizes)
+        self._bad: list[list[str]] = []
+        self._good_books: dict[str, Tensor] = {}
+
+    @property
+    def epoch(self) -> int:
+        """Passes over the data that are complete."""
+        return self.batches // self.batches_per_epoch
+
+    @property
+    def listener(self) -> Codec:
+        """The weights that are validated and exported: the average, if there is one."""
+        return self.codec if self.average is None else self.average.module  # type: ignore[return-value]
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """One batch `{"audio": (B, C, N), "path": [...], "start": [...]}`."""
+        audio = batch["audio"]
+        self._seed_batch()
+        self._set_rates()
+        output = self.codec(audio, num_codebooks=self._draw_codebooks())
+        adversarial = self.discriminators is not None and self.batches >= self.course.d_start
+        finite = True
+        if adversarial and self.batches % self.course.d_every == 0:
+            finite = self._discriminator_step(audio, output.audio.detach())
+        if finite:
+            finite = self._generator_step(audio, output, adversarial)
+        self.batches += 1
+        self._guard(finite, batch.get("path", []))
+
+    def _discriminator_step(self, audio: Tensor, estimate: Tensor) -> bool:
+        """Train the discriminators; False if their gradient is not finite and nothing was changed."""
+        assert self.discriminators is not None and self.adversarial is not None
+        # the raw optimiser: a wrapped one would count its steps as steps of the run
+        optimizer = self._optimizers()[1]
+        real, fake = self.discriminators.pair(audio, estimate)  # type: ignore[operator]
+        loss = self.adversarial.discriminator_loss(real, fake)  # type: ignore[operator]
+        self.manual_backward(loss)
+        norm = gradient_norm(self.discriminators.parameters(), self.optim.clip_discriminator)
+        self.meter.add({"disc": loss, "norm_disc": norm})
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return finite
+
+    def _generator_step(self, audio: Tensor, output: CodecOutput, adversarial: bool) -> bool:
+        """Train the codec; False if its gradient is not finite and no weight was changed."""
+        with frozen(self.discriminators) if adversarial else nullcontext():  # type: ignore[arg-type]
+            terms = self.terms(output.audio, audio)
+            if adversarial:
+                terms |= self._adversarial_terms(output.audio, audio)
+            loss = self._objective(terms, output)
+            self.manual_backward(loss)
+        norm = gradient_norm(self.codec.parameters(), self.optim.clip)
+        self.meter.add({**terms, **output.losses, "loss": loss, "norm": norm})
+        finite = bool(torch.isfinite(norm))
+        optimizers = self.optimizers()
+        optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
+        if finite:
+            optimizer.step()
+            self.meter.count(output.codes)
+            if self.average is not None:
+                self.average.update(self.codec, self.global_step - 1)
+        optimizer.zero_grad(set_to_none=True)
+        return finite
+
+    def terms(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Reconstruction terms, in float32 whatever the precision of the networks."""
+        with torch.autocast(target.device.type, enabled=False):
+            return dict(self.losses(estimate.float(), target.float()))
+
+    def _adversarial_terms(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
+        assert self.discriminators is not None and self.adversarial is not None
+        fake = self.discriminators(estimate)
+        terms = dict(self.adversarial.generator_loss(fake))  # type: ignore[operator]
+        if self.feature is not None:
+            with torch.no_grad():
+                real = self.discriminators(target)
+            terms |= self.feature(real, fake)
+        return terms
+
+    def _objective(self, terms: Mapping[str, Tensor], output: CodecOutput) -> Tensor:
+        """Weighted sum of all terms; terms of the audio pass through the balancer, if there is one."""
+        rest = dict(output.losses)
+        if self.balancer is None:
+            total = output.audio.new_zeros((), dtype=torch.float32)
+            rest |= terms
+        else:
+            total = self.balancer(dict(terms), output.audio)
+            self.meter.add(self.balancer.metrics)  # type: ignore[arg-type]
+        for name, value in rest.items():
+            if self.weights[name]:
+                total = total + self.weights[name] * value.float()
+        return total
+
+    def _guard(self, finite: bool, paths: Sequence[str]) -> None:
+        """Count batches that had to be skipped; stop when there are too many in a row."""
+        if finite:
+            self._bad.clear()
+            return
+        self._bad.append(list(paths))
+        self._mend_books()
+        self.meter.add({"skipped": torch.ones(())})
+        if len(self._bad) >= self.course.patience:
+            files = sorted({path for batch in self._bad for path in batch})
+            raise Diverged(
+                f"{len(self._bad)} batches in a row (the last is number {self.batches}) gave no finite gradient: training "
+                f"has diverged or the audio is damaged; lower the learning rate or look at {', '.join(files)}"
+            )
+
+    def keep_books(self) -> None:
+        """Remember the quantizer as it is, if it is sound: a batch that explodes may spoil codebooks that learn by averages."""
+        state = self.codec.quantizer.state_dict()
+        if all(bool(value.isfinite().all()) for value in state.values() if value.is_floating_point()):
+            self._good_books = {name: value.clone() for name, value in state.items()}
+
+    def _mend_books(self) -> None:
+        state = self.codec.quantizer.state_dict()
+        broken = not all(bool(v.isfinite().all()) for v in state.values() if v.is_floating_point())
+        if broken and self._good_books:
+            self.codec.quantizer.load_state_dict(self._good_books)
+
+    @torch.no_grad()
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Named scalars of one batch; callbacks collect them."""
+        audio = batch["audio"]
+        output = self.listener(audio)
+        return {**self.terms(output.audio, audio), "estimate": output.audio.float(), "codes": output.codes}
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """Generator first, then discriminators."""
+        optimizers = [_optimizer(self.optim.generator, self.codec)]
+        if self.discriminators is not None:
+            optimizers.append(_optimizer(self.optim.discriminator, self.discriminators))
+        return optimizers
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the progress; random states need no saving, for every batch seeds them."""
+        checkpoint["batches"] = self.batches
+        checkpoint["codec"] = self.about | {"steps": self.global_step, "metrics": self.metrics}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the progress back."""
+        self.batches = checkpoint["batches"]
+        self.metrics = checkpoint["codec"]["metrics"]
+
+    def on_fit_start(self) -> None:
+        """Send the data to where the run is: a loader that reads ahead cannot know how much was trained on."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            data.load_state_dict({"position": self.batches})
+
+    def _optimizers(self) -> list[Optimizer]:
+        found = self.optimizers(use_pl_optimizer=False)
+        return found if isinstance(found, list) else [found]  # type: ignore[list-item]
+
+    def _set_rates(self) -> None:
+        factor = rate_factor(
+            self.optim.schedule,
+            self.global_step,
+            self.epoch,
+            steps=self.course.steps,
+            steps_per_epoch=self.batches_per_epoch,
+        )
+        for optimizer in self._optimizers():
+            for group in optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+                group["lr"] = group["initial_lr"] * factor
+
+    def _seed_batch(self) -> None:
+        torch.manual_seed(_seed(self.seed, self.batches, self.global_rank))
+
+    def _draw_codebooks(self) -> int | None:
+        """The same number on every rank, for codebooks learn from all ranks together."""
+        if self.choices is None:
+            return None
+        return self.choices[_seed(self.seed, self.batches) % len(self.choices)]
+
+
+def _optimizer(settings: Mapping[str, Any], module: nn.Module) -> Optimizer:
+    try:
+        make = instantiate(dict(settings), _partial_=True, _convert_="all")
+        return make([p for p in module.parameters() if p.requires_grad])
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise ConfigError(f"the optimiser {settings.get('_target_')} cannot be made: {cause}") from error
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
