@@ -1,5 +1,6 @@
 """Sources, crops, batches and augmentation, on the recordings in tests/data and tiny copies of corpora."""
 
+import inspect
 import io
 import json
 import math
@@ -13,7 +14,7 @@ import torch
 
 from codec import assets, audio
 from codec.data.augment import AUGMENTATIONS, augmentations
-from codec.data.corpora import corpus
+from codec.data.corpora import CORPORA, corpus
 from codec.data.dataset import CropDataset
 from codec.data.loader import CropLoader
 from codec.data.module import AudioData
@@ -386,11 +387,11 @@ def test_short_and_broken_files_are_listed(tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_text("not audio")
     data = AudioData(str(tmp_path), **SMALL)
     head, *lines = data.report()
-    assert head == "2 files were skipped:"
+    assert head == "skipped 2 files:"
     assert any("short.wav: 0.10 s, shorter than a crop of 0.50 s" in line for line in lines)
     assert any("broken.wav: not a sound file" in line for line in lines)
     assert data.report(most=1)[-1] == "  and 1 more"
-    with pytest.raises(ConfigError, match=r"all 4 training files are shorter than data\.samples=80000"):
+    with pytest.raises(ConfigError, match=r"all 5 training files are shorter than data\.samples=80000"):
         AudioData(str(tmp_path), **SMALL | {"samples": 80000})
 
 
@@ -476,3 +477,22 @@ def test_reverberation_keeps_level_and_direct_sound() -> None:
 def test_wrong_augmentations(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         augmentations([config])
+
+
+def test_the_configurations_name_only_settings_that_exist() -> None:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    names = sorted(path.stem for path in (assets.root() / "conf" / "data").glob("*.yaml"))
+    assert {"folder", "manifest", "webdataset", "mixture", "libritts", "librispeech", "vctk", "musdb"} <= set(
+        names
+    )
+    settings = inspect.signature(AudioData).parameters.keys()
+    with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
+        for name in names:
+            data = compose("config", overrides=[f"data={name}"]).data
+            assert set(data) <= set(settings)
+            assert data.corpus == (name if name in CORPORA else None)
+            if name in (*CORPORA, "mixture"):
+                with pytest.raises(ConfigError, match=r"give data\."):
+                    AudioData(**OmegaConf.to_container(data), sample_rate=16000, channels=1)  # type: ignore[arg-type]

@@ -83,13 +83,13 @@ class AudioData(LightningDataModule):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._num_workers = min(4, max(1, cores - 1)) if num_workers is None else num_workers
 
+        if sources is not None and not sources:
+            raise ConfigError("give data.sources=[{root: PATH, weight: SHARE}, ...]: the mixture is empty")
         one = dict(zip(_SOURCE, (root, valid, corpus, splits, download, filters), strict=True))
-        found = [self._find(spec) for spec in ([one] if sources is None else sources)]
         self._skipped: dict[str, str] = {}
+        found = [self._find(spec, samples, sample_rate) for spec in ([one] if sources is None else sources)]
         for part in found:
             self._skipped |= part.skipped
-        for part in found:
-            part.train = self._long_enough(part.train, samples, sample_rate)
         train = [recording for part in found for recording in part.train]
         weights = None
         if sources is not None and any("weight" in spec for spec in sources):
@@ -164,9 +164,9 @@ class AudioData(LightningDataModule):
             return []
         lines = [f"  {name}: {why}" for name, why in skipped.items()][:most]
         more = [f"  and {len(skipped) - most} more"] if len(skipped) > most else []
-        return [f"{len(skipped)} files were skipped:", *lines, *more]
+        return [f"skipped {len(skipped)} file{'s' * (len(skipped) > 1)}:", *lines, *more]
 
-    def _find(self, spec: Mapping[str, Any]) -> Found:
+    def _find(self, spec: Mapping[str, Any], samples: int, rate: int) -> Found:
         unknown = set(spec) - {*_SOURCE, "weight"}
         if unknown:
             raise ConfigError(f"a data source has no setting {', '.join(sorted(unknown))}")
@@ -180,6 +180,7 @@ class AudioData(LightningDataModule):
             )
         else:
             found = find(root, filters)
+        found.train = self._long_enough(found.train, samples, rate)
         if spec.get("valid"):
             given = find(spec["valid"], filters)
             found.valid = given.valid or given.train

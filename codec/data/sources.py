@@ -231,7 +231,11 @@ def hold_out(
         train and valid; a single file is in both.
     """
     speakers = {r.speaker for r in recordings}
-    keys = [_place(r) if len(speakers) < 2 else r.speaker or _place(r) for r in recordings]
+    places = _places(recordings)
+    keys = [
+        place if len(speakers) < 2 else r.speaker or place
+        for r, place in zip(recordings, places, strict=True)
+    ]
     seconds: dict[str, float] = {}
     for key, recording in zip(keys, recordings, strict=True):
         seconds[key] = seconds.get(key, 0.0) + recording.seconds
@@ -248,12 +252,18 @@ def hold_out(
     return [r for key, r in pairs if key not in held], [r for key, r in pairs if key in held]
 
 
-def _place(recording: Recording) -> str:
-    """Where a recording is, as far as it does not depend on where the corpus lies."""
-    return "/".join([*Path(recording.path).parts[-3:], *(recording.member or ())[:1]])
+def _places(recordings: Sequence[Recording]) -> list[str]:
+    """Where recordings are within their corpus, wherever that lies."""
+    base = (
+        os.path.commonpath([os.path.dirname(os.path.abspath(r.path)) for r in recordings])
+        if recordings
+        else ""
+    )
+    return [os.path.relpath(r.path, base) + (f"!{r.member[0]}" if r.member else "") for r in recordings]
 
 
-def fingerprint(recordings: Iterable[Recording]) -> str:
-    """Hash of places, lengths and rates, for receipts."""
-    rows = sorted((_place(r), r.frames, r.sample_rate) for r in recordings)
+def fingerprint(recordings: Sequence[Recording]) -> str:
+    """Hash of places within the corpus, lengths and rates, for receipts."""
+    places = _places(recordings)
+    rows = sorted((place, r.frames, r.sample_rate) for place, r in zip(places, recordings, strict=True))
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
