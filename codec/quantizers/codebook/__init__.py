@@ -12,7 +12,7 @@ from codec.quantizers.codebook.reparam import FVQ, Affine, Projected, SimVQ
 from codec.quantizers.codebook.revive import CVQ, Never, Revive, Threshold
 from codec.quantizers.codebook.sinkhorn import Sinkhorn
 from codec.quantizers.codebook.soft import Gumbel, SoftmaxAll
-from codec.quantizers.codebook.table import Factorized, Free, Table
+from codec.quantizers.codebook.table import Factorized, Free, Grid, Table
 
 __all__ = ["OPTIONS", "STARTS", "Assign", "Choices", "Learn", "Regulariser", "Revive", "Spec", "Table"]
 __all__ += ["make", "resolve"]
@@ -27,6 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "projected": Projected,
         "affine": Affine,
         "factorized": Factorized,
+        "grid": Grid,
     },
     "assign": {"nearest": Nearest, "sinkhorn": Sinkhorn, "softmax": SoftmaxAll, "gumbel": Gumbel},
     "learn": {"ema": Ema, "gradient": Gradient, "sync": Sync, "frozen": Frozen},

@@ -12,7 +12,6 @@ from codec import ops
 from codec.errors import ConfigError
 from codec.quantizers.codebook import Assign, Choices, Learn, Revive, Table, make, resolve
 from codec.quantizers.codebook.assign import nearest
-from codec.quantizers.codebook.kmeans import kmeans
 from codec.quantizers.codebook.learn import Frozen
 from codec.quantizers.codebook.sync import broadcast, gather
 
@@ -186,9 +185,8 @@ class Book(nn.Module):
                     f"k-means start: {len(x)} vectors for {self.size} codes; the rest begin near random ones",
                     stacklevel=2,
                 )
-            codes = kmeans(x, self.size)
-            broadcast(codes)
-            self.table.write(codes)
+            self.table.start(x)
+            broadcast(*self.table.parameters(), *self.table.buffers())
         self.counts.fill_(len(x) / self.size)
         self.learn.reset(self.table.weight, self.counts, torch.ones_like(self.counts, dtype=torch.bool))
         self.started.fill_(True)

@@ -1,0 +1,118 @@
+"""Binary quantizers, a bit per channel: LFQ, BSQ, Bernoulli."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from codec.quantizers.base import Losses
+from codec.quantizers.scalar import Scalar
+
+_GROUP = 8  # bits whose joint distribution the entropy loss looks at
+
+
+class LFQ(Scalar):
+    """Signs of channels (MAGVIT-v2, arXiv 2310.05737), with the entropy loss in groups of bits (WeTok).
+
+    Losses: ``commit``, and ``entropy`` = E[H(p)] - H(E[p]), per bit, with p = softmax(2 y.c / temperature).
+
+    Args:
+        dim: latent width D.
+        bits: bits per book; V = 2^bits.
+        num_codebooks: number of books K, each with its own channels.
+        temperature: of the entropy loss.
+        prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
+        dropout: share of samples of a training batch that use one of ``prefixes`` instead of all books.
+    """
+
+    loss_names: tuple[str, ...] = ("commit", "entropy")
+
+    def __init__(
+        self,
+        dim: int,
+        bits: int = 10,
+        num_codebooks: int = 1,
+        *,
+        temperature: float = 0.01,
+        prefixes: Sequence[int] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(dim, [2] * (bits * num_codebooks), num_codebooks, prefixes=prefixes, dropout=dropout)
+        self.bits, self.temperature = bits, temperature
+
+    @property
+    def size(self) -> float:
+        """Absolute value of each channel."""
+        return 1.0
+
+    def _digits(self, y: Tensor) -> Tensor:
+        return (y > 0).long()
+
+    def _values(self, digits: Tensor) -> Tensor:
+        return (2 * digits - 1) * self.size
+
+    def _terms(self, y: Tensor, values: Tensor) -> Losses:
+        return {"commit": F.mse_loss(y, values.detach()), "entropy": self._entropy(y)}
+
+    def _entropy(self, y: Tensor) -> Tensor:
+        logits = 4 * y * self.size / self.temperature
+        on, off = F.logsigmoid(logits), F.logsigmoid(-logits)
+        # bits are independent given y, so the entropy of one vector is a sum over bits
+        sure = -(on.exp() * on + off.exp() * off).sum(1).mean()
+        spread = y.new_zeros(())
+        for a, b in zip(on.split(_GROUP, 1), off.split(_GROUP, 1), strict=True):
+            codes = torch.arange(2 ** a.shape[1], device=y.device)[:, None] >> torch.arange(
+                a.shape[1], device=y.device
+            )
+            ones = (codes & 1).to(a.dtype)
+            p = (a @ ones.t() + b @ (1 - ones).t()).exp().mean(0)
+            spread = spread + torch.special.entr(p.clamp_min(1e-10)).sum()
+        return (sure - spread) / self.width
+
+
+class BSQ(LFQ):
+    """Signs on the unit sphere, +-1 / sqrt(bits), each book on its own sphere (BSQ, arXiv 2406.07548)."""
+
+    @property
+    def size(self) -> float:
+        return self.bits**-0.5
+
+    def _bound(self, y: Tensor) -> Tensor:
+        return F.normalize(y.unflatten(1, (-1, self.bits)), dim=2).flatten(1)
+
+
+class Bernoulli(Scalar):
+    """Bits drawn with probability sigmoid(y) in training, thresholded at inference (arXiv 2304.04820).
+
+    Args:
+        dim: latent width D.
+        bits: bits per book; V = 2^bits.
+        num_codebooks: number of books K, each with its own channels.
+        prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
+        dropout: share of samples of a training batch that use one of ``prefixes`` instead of all books.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        bits: int = 10,
+        num_codebooks: int = 1,
+        *,
+        prefixes: Sequence[int] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(dim, [2] * (bits * num_codebooks), num_codebooks, prefixes=prefixes, dropout=dropout)
+
+    def _digits(self, y: Tensor) -> Tensor:
+        return (y > 0).long()
+
+    def _sample(self, y: Tensor) -> Tensor:
+        return torch.bernoulli(y.sigmoid()).long()
+
+    def _values(self, digits: Tensor) -> Tensor:
+        return (2 * digits - 1).float()
+
+    def _bridge(self, y: Tensor, values: Tensor) -> Tensor:
+        p = 2 * y.sigmoid()
+        return values + (p - p.detach())

@@ -1,0 +1,101 @@
+"""Learned scalar grids: a lattice with one step per channel (LL-VQ), and free values per channel (QLAE)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codec.quantizers.base import Losses
+from codec.quantizers.scalar import Scalar
+
+
+class Lattice(Scalar):
+    """A diagonal lattice q = b * round(z / b) with learned b, cut to a box (LL-VQ-VAE, arXiv 2310.09382).
+
+    Losses: ``codebook``, ``commit``, and ``size`` = -sum |b|, which keeps the lattice coarse. The paper draws the first
+    b at random; here it comes from the first batch, so that the box holds the data.
+
+    Args:
+        dim: latent width D.
+        levels: lattice points per channel of one book, the sides of the box.
+        num_codebooks: number of books K, each with its own channels.
+        prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
+        dropout: share of samples of a training batch that use one of ``prefixes`` instead of all books.
+    """
+
+    loss_names = ("commit", "codebook", "size")
+
+    def __init__(
+        self,
+        dim: int,
+        levels: Sequence[int] = (7, 5, 5, 5),
+        num_codebooks: int = 1,
+        *,
+        prefixes: Sequence[int] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(dim, list(levels) * num_codebooks, num_codebooks, prefixes=prefixes, dropout=dropout)
+        self.step = nn.Parameter(4.6 / self.levels)
+
+    def _begin(self, y: Tensor) -> None:
+        # close to the best uniform step for a Gaussian of the data's spread
+        self.step.data.copy_(4.6 / self.levels * y.std(0, correction=0).clamp_min(1e-6))
+
+    def _digits(self, y: Tensor) -> Tensor:
+        step = self.step.detach().abs().clamp_min(1e-12)
+        low = self.levels // 2
+        return torch.minimum((y / step).round().clamp_min(-low), self.levels - 1 - low).long() + low
+
+    def _values(self, digits: Tensor) -> Tensor:
+        return (digits - self.levels // 2) * self.step.abs().clamp_min(1e-12)
+
+    def _terms(self, y: Tensor, values: Tensor) -> Losses:
+        return {
+            "commit": F.mse_loss(y, values.detach()),
+            "codebook": F.mse_loss(values, y.detach()),
+            "size": -self.step.abs().sum(),
+        }
+
+
+class QLAE(Scalar):
+    """Learned values per channel, the nearest one taken (latent quantization, arXiv 2305.18378).
+
+    The paper pairs it with a high weight decay on the model. Losses: ``codebook`` and ``commit``.
+
+    Args:
+        dim: latent width D.
+        levels: values per channel of one book.
+        num_codebooks: number of books K, each with its own channels.
+        prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
+        dropout: share of samples of a training batch that use one of ``prefixes`` instead of all books.
+    """
+
+    loss_names = ("commit", "codebook")
+
+    def __init__(
+        self,
+        dim: int,
+        levels: Sequence[int] = (8, 5, 5, 5),
+        num_codebooks: int = 1,
+        *,
+        prefixes: Sequence[int] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(dim, list(levels) * num_codebooks, num_codebooks, prefixes=prefixes, dropout=dropout)
+        most = int(self.levels.max())
+        rows = [F.pad(torch.linspace(-0.5, 0.5, int(n)), (0, most - int(n)), value=0.5) for n in self.levels]
+        self.values = nn.Parameter(torch.stack(rows))
+        used = torch.arange(most) < self.levels[:, None]
+        self.register_buffer("unused", torch.where(used, 0.0, torch.inf), persistent=False)
+
+    unused: Tensor
+
+    def _digits(self, y: Tensor) -> Tensor:
+        return ((y[..., None] - self.values.detach()).abs() + self.unused).argmin(-1)
+
+    def _values(self, digits: Tensor) -> Tensor:
+        return self.values.gather(1, digits.t()).t()
+
+    def _terms(self, y: Tensor, values: Tensor) -> Losses:
+        return {"commit": F.mse_loss(y, values.detach()), "codebook": F.mse_loss(values, y.detach())}

@@ -1,0 +1,189 @@
+"""Scalar quantizers: every channel by itself, channels packed into codes by integer arithmetic."""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from codec.errors import ConfigError
+from codec.quantizers.additive import split
+from codec.quantizers.base import Losses, Quantizer, check_prefixes, name_metrics
+from codec.quantizers.codebook.book import usage_perplexity
+from codec.quantizers.codebook.bridge import straight_through
+from codec.quantizers.codebook.sync import all_reduce
+
+_COUNTED = 1 << 16  # larger books are counted per batch, without a running count
+
+
+class Scalar(Quantizer):
+    """Base of quantizers with a few levels per channel; K books share the channels, missing books are zeros.
+
+    A subclass says which level each channel takes (``_digits``), what value that is (``_values``), and may add
+    losses (``_terms``), move the input first (``_bound``) or start from data (``_begin``).
+
+    Args:
+        dim: latent width D.
+        levels: levels L of each of the d channels; if d is not D, linear layers lead in and out.
+        num_codebooks: number of books K that the channels are split into.
+        prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
+        dropout: share of samples of a training batch that use one of ``prefixes`` instead of all books.
+
+    Raises:
+        ConfigError: levels below 2, or a book of more than 2^32 codes.
+    """
+
+    levels: Tensor
+    radix: Tensor
+    started: Tensor
+    loss_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        dim: int,
+        levels: Sequence[int],
+        num_codebooks: int = 1,
+        *,
+        prefixes: Sequence[int] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(dropout)
+        levels = [int(level) for level in levels]
+        if not levels or min(levels) < 2:
+            raise ConfigError(f"each channel needs at least 2 levels; they are {levels}")
+        self.dim, self.width = dim, len(levels)
+        self.spans = split(self.width, num_codebooks)
+        self.codebook_sizes = tuple(prod(levels[low:high]) for low, high in self.spans)
+        if max(self.codebook_sizes) > 1 << 32:
+            raise ConfigError(
+                f"a book of {max(self.codebook_sizes)} codes is too large (at most 2^32): use more books"
+            )
+        self.prefixes = check_prefixes(prefixes, num_codebooks)
+        self.down: nn.Module = nn.Linear(dim, self.width) if self.width != dim else nn.Identity()
+        self.up: nn.Module = nn.Linear(self.width, dim) if self.width != dim else nn.Identity()
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        steps = [prod(levels[low:i]) for low, high in self.spans for i in range(low, high)]
+        self.register_buffer("radix", torch.tensor(steps), persistent=False)
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        for k, size in enumerate(self.codebook_sizes):
+            if size <= _COUNTED:
+                self.register_buffer(f"counts_{k}", torch.zeros(size), persistent=False)
+        self._ready: bool | None = None
+
+    # ---- what a subclass says ----
+
+    def _bound(self, y: Tensor) -> Tensor:
+        """Channels (M, d) as they are quantized, with gradient."""
+        return y
+
+    def _digits(self, y: Tensor) -> Tensor:
+        """Level (M, d) int64 of bounded channels (M, d)."""
+        raise NotImplementedError
+
+    def _sample(self, y: Tensor) -> Tensor:
+        """Level (M, d) in training, where it may be drawn at random."""
+        return self._digits(y)
+
+    def _values(self, digits: Tensor) -> Tensor:
+        """Value (M, d) of levels (M, d), with gradient to what the quantizer learns."""
+        raise NotImplementedError
+
+    def _bridge(self, y: Tensor, values: Tensor) -> Tensor:
+        """The values, with the gradient to the bounded channels (M, d)."""
+        return straight_through(y, values)
+
+    def _terms(self, y: Tensor, values: Tensor) -> Losses:
+        """The losses ``loss_names`` of bounded channels (M, d) and their values (M, d)."""
+        return {}
+
+    def _begin(self, y: Tensor) -> None:
+        """Set up from the first channels (M, d) seen in training."""
+
+    # ---- integers ----
+
+    def pack(self, digits: Tensor) -> Tensor:
+        """Codes (M, K) of levels (M, d): digit j counts the product of the levels before it in its book."""
+        terms = digits * self.radix
+        return torch.stack([terms[:, low:high].sum(1) for low, high in self.spans], 1)
+
+    def unpack(self, codes: Tensor) -> Tensor:
+        """Levels (M, d') of the first K' books' codes (M, K')."""
+        spans = self.spans[: codes.shape[1]]
+        spread = torch.cat(
+            [codes[:, k : k + 1].expand(-1, high - low) for k, (low, high) in enumerate(spans)], 1
+        )
+        width = spread.shape[1]
+        return torch.div(spread, self.radix[:width], rounding_mode="floor") % self.levels[:width]
+
+    # ---- the interface ----
+
+    def _forward(self, x: Tensor, num: int | None) -> tuple[Tensor, Tensor, Losses, Losses]:
+        batch, frames, _ = x.shape
+        bad = (~torch.isfinite(x.detach())).sum()
+        if self.training:
+            all_reduce(bad)
+        y = self.down(x.reshape(-1, self.dim))
+        whole = self.training and not self._is_ready()
+        if whole and not bad and len(y):
+            self._begin(y.detach())
+            self.started.fill_(True)
+            self._ready = True
+        bounded = self._bound(y)
+        pick = self._sample if self.training else self._digits
+        digits = pick(bounded.detach().nan_to_num(0.0, 0.0, 0.0))
+        values = self._values(digits)
+        numbers = self._draw(batch, num, whole=whole)
+        out = self._bridge(bounded, values)
+        stages = max(numbers, default=self.prefixes[-1] if num is None else num)
+        codes = self.pack(digits)[:, :stages].view(batch, frames, stages)
+        out = out.view(batch, frames, self.width)
+        kept, sent = keep(numbers, self.spans, x.device)
+        out, codes = out * kept, codes.masked_fill(~sent[..., :stages], -1)
+        quantized = self.up(out.reshape(-1, self.width)).view(batch, frames, self.dim)
+        metrics: Losses = {"nonfinite": bad} if self.training else {}
+        metrics |= name_metrics([self._measure(k, codes[..., k].flatten()) for k in range(stages)])
+        losses = self._terms(bounded, values) if len(y) else dict.fromkeys(self.loss_names, y.new_zeros(()))
+        return quantized, codes, losses, metrics
+
+    def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
+        return self.pack(self._digits(self._bound(self.down(x))))[:, :num]
+
+    def _embed(self, codes: Tensor) -> Tensor:
+        digits = self.unpack(codes)
+        missing = digits.new_zeros(len(digits), self.width - digits.shape[1])
+        values = self._values(torch.cat([digits, missing], 1))
+        values[:, digits.shape[1] :] = 0
+        return self.up(values)
+
+    def _is_ready(self) -> bool:
+        if self._ready is None:
+            self._ready = bool(self.started)
+        return self._ready
+
+    @torch.no_grad()
+    def _measure(self, book: int, codes: Tensor) -> tuple[Tensor, Tensor]:
+        size, codes = self.codebook_sizes[book], codes[codes >= 0]
+        if size > _COUNTED:
+            counts = torch.unique(codes, return_counts=True)[1].float()
+            usage, perplexity = usage_perplexity(counts, 0.5)
+            return usage * len(counts) / size, perplexity
+        counts = torch.bincount(codes, minlength=size).float()
+        if not self.training:
+            return usage_perplexity(counts, 0.5)
+        running = getattr(self, f"counts_{book}")
+        all_reduce(counts)
+        running.lerp_(counts, 0.01)
+        return usage_perplexity(running, 0.003)
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._ready = None
+
+
+def keep(
+    numbers: Sequence[int], spans: Sequence[tuple[int, int]], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Which channels (B, 1, d) and which books (B, 1, K) samples with so many books keep."""
+    books = torch.tensor(numbers, device=device)[:, None, None]
+    owner = [k for k, (low, high) in enumerate(spans) for _ in range(low, high)]
+    return torch.tensor(owner, device=device) < books, torch.arange(len(spans), device=device) < books

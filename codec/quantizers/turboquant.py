@@ -1,0 +1,121 @@
+"""TurboQuant: a random rotation and fixed scalar levels, nothing trained. The baseline of every learned quantizer."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import erf, exp, pi, sqrt
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from codec.errors import ConfigError
+from codec.quantizers.base import Losses, Quantizer, check_prefixes, name_metrics
+from codec.quantizers.codebook.book import usage_perplexity
+from codec.quantizers.codebook.bridge import straight_through
+from codec.quantizers.scalar import keep
+
+_GAINS = 1024  # levels of the length, over 2^-16 .. 2^16
+_OCTAVES = 32
+_BOOK_BITS = 16  # channels share books of up to this size
+
+
+class TurboQuant(Quantizer):
+    """Length times direction; the direction rotated at random, so that all channels are alike (arXiv 2504.19874).
+
+    Each rotated channel of a unit vector is close to N(0, 1 / D), whose best 2^bits levels are known. The first book
+    holds the length in 1,024 logarithmic steps, the others the channels.
+
+    Args:
+        dim: latent width D.
+        bits: bits per channel, 1 to 8.
+        seed: of the rotation, which is stored with the weights.
+        prefixes: legal values of ``num_codebooks`` in calls, missing channels being zero; None means 2..K.
+        dropout: share of samples of a training batch that use one of ``prefixes`` instead of all books.
+
+    Raises:
+        ConfigError: settings out of range.
+    """
+
+    rotation: Tensor
+    levels: Tensor
+    edges: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        bits: int = 2,
+        *,
+        seed: int = 0,
+        prefixes: Sequence[int] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(dropout)
+        if not 1 <= bits <= 8:
+            raise ConfigError(f"TurboQuant takes 1 to 8 bits per channel, not {bits}")
+        share = max(1, _BOOK_BITS // bits)
+        self.dim, self.bits = dim, bits
+        self.spans = [(low, min(low + share, dim)) for low in range(0, dim, share)]
+        self.codebook_sizes = (_GAINS, *(1 << bits * (high - low) for low, high in self.spans))
+        self.prefixes = check_prefixes(prefixes or range(2, len(self.spans) + 2), len(self.spans) + 1)
+        gaussian = torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        q, r = torch.linalg.qr(gaussian)
+        self.register_buffer("rotation", (q * r.diagonal().sign()).float())
+        levels = torch.tensor(lloyd_max(1 << bits))
+        self.register_buffer("levels", (levels / sqrt(dim)).float(), persistent=False)
+        self.register_buffer("edges", ((levels[1:] + levels[:-1]) / 2 / sqrt(dim)).float(), persistent=False)
+
+    def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
+        length = x.norm(dim=1).clamp_min(2.0**-20)
+        step = ((length.log2() + _OCTAVES / 2) * (_GAINS / _OCTAVES)).round().clamp(0, _GAINS - 1).long()
+        digits = torch.bucketize((x / length[:, None]) @ self.rotation.t(), self.edges)
+        codes = [step]
+        for low, high in self.spans[: num - 1]:
+            shifts = self.bits * torch.arange(high - low, device=x.device)
+            codes.append((digits[:, low:high] << shifts).sum(1))
+        return torch.stack(codes, 1)
+
+    def _embed(self, codes: Tensor) -> Tensor:
+        length = torch.exp2(codes[:, 0] * (_OCTAVES / _GAINS) - _OCTAVES / 2)
+        channels = []
+        for code, (low, high) in zip(codes[:, 1:].unbind(1), self.spans, strict=False):
+            shifts = self.bits * torch.arange(high - low, device=codes.device)
+            channels.append(self.levels[(code[:, None] >> shifts) & ((1 << self.bits) - 1)])
+        unit = torch.cat(channels, 1)
+        return length[:, None] * (F.pad(unit, (0, self.dim - unit.shape[1])) @ self.rotation)
+
+    def _forward(self, x: Tensor, num: int | None) -> tuple[Tensor, Tensor, Losses, Losses]:
+        batch, frames, _ = x.shape
+        flat = x.detach().nan_to_num(0.0, 0.0, 0.0).reshape(-1, self.dim)
+        numbers = self._draw(batch, num)
+        stages = max(numbers, default=self.prefixes[-1] if num is None else num)
+        codes = self._search(flat, stages, 1, 0)
+        values = self._embed(codes).view(x.shape)
+        codes = codes.view(batch, frames, stages)
+        for number in sorted(set(numbers) - {stages}):
+            rows = [i for i, n in enumerate(numbers) if n == number]
+            part = codes[rows][..., :number].reshape(-1, number)
+            values[rows] = self._embed(part).view(len(rows), frames, self.dim)
+        _, sent = keep(numbers, [(0, 1)] * stages, x.device)
+        codes = codes.masked_fill(~sent, -1)
+        metrics: Losses = {"nonfinite": (~torch.isfinite(x.detach())).sum()} if self.training else {}
+        metrics |= name_metrics([self._measure(codes[..., k], self.codebook_sizes[k]) for k in range(stages)])
+        return straight_through(x, values), codes, {}, metrics
+
+    @staticmethod
+    def _measure(codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        return usage_perplexity(torch.bincount(codes[codes >= 0], minlength=size).float(), 0.5)
+
+
+def lloyd_max(count: int, rounds: int = 2000) -> list[float]:
+    """The ``count`` levels with the least squared error for a standard normal variable."""
+    levels = [-2.5 + 5.0 * (i + 0.5) / count for i in range(count)]
+    for _ in range(rounds):
+        edges = [-40.0, *((a + b) / 2 for a, b in pairwise(levels)), 40.0]
+        density = [exp(-e * e / 2) / sqrt(2 * pi) for e in edges]
+        below = [0.5 * (1 + erf(e / sqrt(2))) for e in edges]
+        moved = [(density[i] - density[i + 1]) / max(below[i + 1] - below[i], 1e-300) for i in range(count)]
+        change = max(abs(a - b) for a, b in zip(levels, moved, strict=True))
+        levels = moved
+        if change < 1e-9:
+            break
+    return levels
