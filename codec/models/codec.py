@@ -79,6 +79,12 @@ class Codec(nn.Module):
         sizes = self.quantizer.codebook_sizes[:num_codebooks]
         return self.frame_rate * sum(math.ceil(math.log2(size)) for size in sizes)
 
+    def start(self, audio: Tensor) -> None:
+        """Before training: let an encoder that starts from data `(B, C, N)` set itself and the decoder."""
+        start = getattr(self.encoder, "start", None)
+        if start is not None:
+            start(self.decoder, audio)
+
     def forward(self, audio: Tensor, *, num_codebooks: int | None = None) -> CodecOutput:
         """Reconstruct `audio` `(B, C, N)` through the quantizer, with gradients; the output has N samples."""
         z = self.encoder(self._pad(audio))

@@ -49,7 +49,7 @@ class CausalConvNeXtBlock(nn.Module):
 
 
 class FourierEncoder(nn.Module):
-    """Waveform to latent: compressed short-time spectrum, ConvNeXt stages, each stage at a lower frame rate.
+    """Waveform to latent: compressed short-time spectrum, a linear map of it, and what ConvNeXt stages add to that.
 
     Args:
         dim: latent width D.
@@ -72,45 +72,62 @@ class FourierEncoder(nn.Module):
         window: int = 640,
         kernel_size: int = 7,
         channels: int = 1,
-        compression: float = 0.3,
+        compression: float = 0.5,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.frame = frame
         self.window = window
         self.compression = compression
-        self.hop = frame * math.prod(stage.get("stride", 1) for stage in stages)
         self.strides = [stage.get("stride", 1) for stage in stages]
+        self.ratio = math.prod(self.strides)
+        self.hop = frame * self.ratio
         self.register_buffer("analysis", _dft(window), persistent=False)
         width = channels * 2 * (window // 2 + 1)
+        self.linear = Linear(width * self.ratio, dim)
         depth = sum(stage["depth"] for stage in stages)
         self.merge = nn.ModuleList()
         self.stages = nn.ModuleList()
-        for stage in stages:
-            self.merge.append(Linear(width * stage.get("stride", 1), stage["dim"]))
-            self.stages.append(
-                nn.ModuleList(
-                    CausalConvNeXtBlock(stage["dim"], stage["hidden"], kernel_size=kernel_size, scale=1 / depth)
-                    for _ in range(stage["depth"])
-                )
-            )
+        for stage, stride in zip(stages, self.strides, strict=True):
+            self.merge.append(Linear(width * stride, stage["dim"]))
+            self.stages.append(_blocks(stage, kernel_size, 1 / depth))
             width = stage["dim"]
         self.norm = nn.LayerNorm(width)
         self.project = Linear(width, dim)
+        nn.init.zeros_(self.project.weight)  # training starts from the linear map
 
     def forward(self, audio: Tensor, state: StreamState | None = None) -> Tensor:
         """`(B, C, N)`, N a multiple of the hop, to `(B, D, N / hop)`."""
         if audio.shape[-1] == 0:
             return audio.new_zeros(audio.shape[0], self.dim, 0)
-        x = self._spectrum(audio, state)
+        x = self.spectrum(audio, state)
+        z = self.linear(_group(x, self.ratio))
         for stride, merge, blocks in zip(self.strides, self.merge, self.stages, strict=True):
-            batch, frames, width = x.shape
-            x = merge(x.reshape(batch, frames // stride, width * stride))
+            x = merge(_group(x, stride))
             for block in blocks:
                 x = block(x, state)
-        return self.project(self.norm(x)).transpose(1, 2)
+        return (z + self.project(self.norm(x))).transpose(1, 2)
 
-    def _spectrum(self, audio: Tensor, state: StreamState | None) -> Tensor:
+    @torch.no_grad()
+    def start(self, decoder: FourierDecoder, audio: Tensor) -> None:
+        """Set both linear maps to the Karhunen-Loeve transform of the compressed spectra of `audio` `(B, C, N)`.
+
+        The pair is then a classical transform codec, from which training goes on: the codebooks have something to
+        code and speech is there from the first step. Latents get a mean variance of 1.
+        """
+        whole = audio.shape[-1] // self.hop * self.hop
+        x = _group(self.spectrum(audio[..., :whole]), self.ratio).flatten(0, 1).double()
+        mean = x.mean(0)
+        x = x - mean
+        basis = torch.linalg.eigh(x.t() @ x / len(x)).eigenvectors.flip(1)[:, : self.dim]
+        gain = (x @ basis).square().mean().rsqrt()
+        self.linear.weight.copy_(gain * basis.t())
+        self.linear.bias.copy_(-gain * (mean @ basis))
+        decoder.linear.weight.copy_(basis / gain)
+        decoder.linear.bias.copy_(mean)
+
+    def spectrum(self, audio: Tensor, state: StreamState | None = None) -> Tensor:
+        """Compressed spectra `(B, N / frame, C * 2 * bins)`, real parts before imaginary ones, of `(B, C, N)`."""
         batch, channels, _ = audio.shape
         past = self.window - self.frame
         if state is None:
@@ -120,17 +137,12 @@ class FourierEncoder(nn.Module):
             state.put(self, audio[..., audio.shape[-1] - past :])
         with torch.autocast(audio.device.type, enabled=False):
             frames = audio.float().unfold(-1, self.window, self.frame)  # (B, C, T, window)
-            spectrum = linear(frames, self.analysis)
-            real, imag = spectrum.chunk(2, dim=-1)
-            # exp of log, for `pow` treats the last few elements of a tensor differently from the others
-            power = real.square() + imag.square() + 1e-7
-            gain = (power.log() * ((self.compression - 1) / 2)).exp()
-            spectrum = torch.cat([real * gain, imag * gain], dim=-1)
+            spectrum = _scale(linear(frames, self.analysis), self.compression - 1)
         return spectrum.transpose(1, 2).reshape(batch, spectrum.shape[2], -1)
 
 
 class FourierDecoder(nn.Module):
-    """Latent to waveform: ConvNeXt stages, each at a higher frame rate, then overlapping inverse transforms.
+    """Latent to waveform: a linear map to compressed spectra, corrected by ConvNeXt stages, and overlapping inverse transforms.
 
     A frame's window reaches `window - frame` samples past the frame, so the output lags the input by `delay` samples: with the
     default delay no window has to foretell sound that the encoder has not seen.
@@ -139,12 +151,14 @@ class FourierDecoder(nn.Module):
         dim: latent width D.
         stages: per stage `{dim, hidden, depth, stride}`; `stride` splits every frame into that many after the stage.
         frame: samples between the overlapping windows.
-        window: samples of the synthesis window.
+        window: samples of the synthesis window, a multiple of `frame`.
         delay: samples that the output lags; `window - frame` by default.
         kernel_size: frames that each block's convolution spans.
         channels: audio channels.
-        head: `complex` (real and imaginary parts), `polar` (magnitude and phase) or `gain` (real and imaginary parts times a
-            positive gain).
+        compression: as in the encoder; undone here.
+
+    Raises:
+        ConfigError: the window is not a multiple of the frame.
     """
 
     causal = True
@@ -159,7 +173,7 @@ class FourierDecoder(nn.Module):
         delay: int | None = None,
         kernel_size: int = 7,
         channels: int = 1,
-        head: str = "gain",
+        compression: float = 0.5,
     ) -> None:
         super().__init__()
         if window % frame:
@@ -168,60 +182,48 @@ class FourierDecoder(nn.Module):
         self.frame = frame
         self.window = window
         self.channels = channels
-        self.head_kind = head
+        self.compression = compression
         self.delay = window - frame if delay is None else delay
         self.strides = [stage.get("stride", 1) for stage in stages]
-        self.hop = frame * math.prod(self.strides)
+        self.ratio = math.prod(self.strides)
+        self.hop = frame * self.ratio
         self.register_buffer("synthesis", _inverse_dft(window, frame), persistent=False)
-        self.bins = window // 2 + 1
+        bins = window // 2 + 1
+        self.linear = Linear(dim, self.ratio * channels * 2 * bins)
         depth = sum(stage["depth"] for stage in stages)
+        self.embed = Linear(dim, stages[0]["dim"])
         self.stages = nn.ModuleList()
         self.split = nn.ModuleList()
-        self.embed = Linear(dim, stages[0]["dim"])
-        for stage, after in zip(stages, [*(s["dim"] for s in stages[1:]), stages[-1]["dim"]], strict=True):
-            self.stages.append(
-                nn.ModuleList(
-                    CausalConvNeXtBlock(stage["dim"], stage["hidden"], kernel_size=kernel_size, scale=1 / depth)
-                    for _ in range(stage["depth"])
-                )
-            )
+        for stage, after in zip(stages, [*stages[1:], stages[-1]], strict=True):
+            self.stages.append(_blocks(stage, kernel_size, 1 / depth))
             stride = stage.get("stride", 1)
-            same = stride == 1 and after == stage["dim"]
-            self.split.append(nn.Identity() if same else Linear(stage["dim"], after * stride))
+            same = stride == 1 and after["dim"] == stage["dim"]
+            self.split.append(nn.Identity() if same else Linear(stage["dim"], after["dim"] * stride))
         self.norm = nn.LayerNorm(stages[-1]["dim"])
-        parts = {"complex": 2, "polar": 2, "gain": 3}
-        if head not in parts:
-            raise ConfigError(f"unknown head {head!r}: choose one of {', '.join(parts)}")
-        self.head = Linear(stages[-1]["dim"], channels * parts[head] * self.bins)
-        nn.init.normal_(self.head.weight, std=0.02)
+        self.head = Linear(stages[-1]["dim"], channels * 3 * bins)
+        nn.init.zeros_(self.head.weight)  # training starts from the linear map
         nn.init.zeros_(self.head.bias)
 
     def forward(self, z: Tensor, state: StreamState | None = None) -> Tensor:
         """`(B, D, T)` to `(B, C, T * hop)`, lagging by `delay` samples."""
         if z.shape[-1] == 0:
             return z.new_zeros(z.shape[0], self.channels, 0)
-        x = self.embed(z.transpose(1, 2))
+        z = z.transpose(1, 2)
+        start = _ungroup(self.linear(z), self.ratio)
+        x = self.embed(z)
         for stride, blocks, split in zip(self.strides, self.stages, self.split, strict=True):
             for block in blocks:
                 x = block(x, state)
-            x = split(x)
-            x = x.reshape(x.shape[0], x.shape[1] * stride, x.shape[2] // stride)
+            x = _ungroup(split(x), stride)
         x = self.head(self.norm(x))
         with torch.autocast(x.device.type, enabled=False):
-            frames = linear(self._spectrum(x.float()), self.synthesis)  # (B, T, C, window)
+            shape = (*x.shape[:2], self.channels, -1)
+            gain, real, imag = x.float().view(shape).chunk(3, dim=-1)
+            spectrum = start.float().view(shape) + torch.cat([real, imag], dim=-1)
+            spectrum = spectrum * gain.clamp(max=3.0).exp().repeat(1, 1, 1, 2)
+            spectrum = _scale(spectrum, 1 / self.compression - 1)
+            frames = linear(spectrum, self.synthesis)  # (B, T, C, window)
             return self._overlap(frames.transpose(1, 2), state)
-
-    def _spectrum(self, x: Tensor) -> Tensor:
-        x = x.view(x.shape[0], x.shape[1], self.channels, -1)
-        if self.head_kind == "complex":
-            return x
-        if self.head_kind == "polar":
-            magnitude, phase = x.chunk(2, dim=-1)
-            magnitude = magnitude.clamp(max=7.0).exp()  # e^7 is far above full scale
-            return torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], dim=-1)
-        gain, real, imag = x.chunk(3, dim=-1)
-        gain = gain.clamp(max=7.0).exp()
-        return torch.cat([gain * real, gain * imag], dim=-1)
 
     def _overlap(self, frames: Tensor, state: StreamState | None) -> Tensor:
         """Add overlapping windows `(B, C, T, window)` to `(B, C, T * frame)`."""
@@ -238,6 +240,33 @@ class FourierDecoder(nn.Module):
         for k in range(1, overlap):
             out = out + parts[:, :, past - k : past - k + count, k]
         return out.reshape(batch, channels, count * self.frame)
+
+
+def _blocks(stage: dict[str, int], kernel_size: int, scale: float) -> nn.ModuleList:
+    blocks = [
+        CausalConvNeXtBlock(stage["dim"], stage["hidden"], kernel_size=kernel_size, scale=scale)
+        for _ in range(stage["depth"])
+    ]
+    return nn.ModuleList(blocks)
+
+
+def _group(x: Tensor, count: int) -> Tensor:
+    """Put `count` frames side by side: `(B, T, C)` to `(B, T / count, count * C)`."""
+    return x.reshape(x.shape[0], x.shape[1] // count, count * x.shape[2])
+
+
+def _ungroup(x: Tensor, count: int) -> Tensor:
+    """Undo `_group`: `(B, T, C)` to `(B, T * count, C / count)`."""
+    return x.reshape(x.shape[0], x.shape[1] * count, x.shape[2] // count)
+
+
+def _scale(spectrum: Tensor, exponent: float) -> Tensor:
+    """Multiply complex values `(..., 2 * bins)` by their magnitude ** exponent."""
+    real, imag = spectrum.chunk(2, dim=-1)
+    power = real.square() + imag.square() + 1e-9
+    # exp of log, for `pow` treats the last few elements of a tensor differently from the others
+    gain = (power.log() * (exponent / 2)).exp()
+    return torch.cat([real * gain, imag * gain], dim=-1)
 
 
 def _with_past(key: object, x: Tensor, length: int, state: StreamState | None) -> Tensor:
