@@ -79,11 +79,20 @@ class Codec(nn.Module):
         sizes = self.quantizer.codebook_sizes[:num_codebooks]
         return self.frame_rate * sum(math.ceil(math.log2(size)) for size in sizes)
 
+    @torch.no_grad()
     def start(self, audio: Tensor) -> None:
-        """Before training: let an encoder that starts from data `(B, C, N)` set itself and the decoder."""
+        """Before training: set what starts from data, linear maps by their statistics and codebooks by k-means.
+
+        Codebooks that start from one small batch hold nearly one vector a code, and leave nothing to the books after them.
+
+        Args:
+            audio: `(B, C, N)` with some ten frames for each code of a book.
+        """
         start = getattr(self.encoder, "start", None)
         if start is not None:
             start(self.decoder, audio)
+        if any(getattr(part, "start", None) == "kmeans" for part in self.quantizer.modules()):
+            self.quantizer(torch.cat([self.encoder(self._pad(part)) for part in audio.split(16)]))
 
     def forward(self, audio: Tensor, *, num_codebooks: int | None = None) -> CodecOutput:
         """Reconstruct `audio` `(B, C, N)` through the quantizer, with gradients; the output has N samples."""

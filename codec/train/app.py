@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -21,6 +22,7 @@ from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
 from codec import assets
 from codec.build import build, make
@@ -28,11 +30,13 @@ from codec.discriminators import Discriminators
 from codec.errors import CodecError, ConfigError
 from codec.losses import GradientBalancer, ReconstructionLosses
 from codec.models.codec import Codec
-from codec.train import recipes
-from codec.train.callbacks import Monitor, Validation, make_console
+from codec.train import receipts, recipes
+from codec.train.callbacks import Monitor, Validation, make_console, read_log
 from codec.train.checkpoints import LAST, AtomicCheckpointIO, Checkpoints, Interrupted
-from codec.train.data import EndlessData
 from codec.train.config import RunConfig, codebook_choices, parse
+from codec.train.data import EndlessData
+from codec.train.pictures import Pictures
+from codec.train.screen import screen
 from codec.train.task import CodecTask
 
 USAGE = """\
@@ -45,7 +49,7 @@ Recipes:
 {recipes}
 
 Useful settings:
-  data.root=PATH        folder tree of sound files, or a .jsonl manifest; without it the few recordings of the repository
+  data.root=PATH        folder tree of sound files or a .jsonl manifest; without it a few recordings of our own
   size=tiny             the recipe with few channels and small batches
   trainer=cpu|gpu|ddp|smoke
   resume=true           continue the run in its folder (dir=runs/NAME)
@@ -133,22 +137,35 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     if config.hop is not None and codec.hop != config.hop:
         raise ConfigError(f"the model's strides multiply to {codec.hop}, but the hop is {config.hop}")
     data = make_data(config, codec)
-    about = {"config": config.codec, "recipe": config.name, "seed": config.seed, "data": describe_data(config, data)}
+    if checkpoint is None:
+        codec.start(first_crops(data, 16 * max(codec.quantizer.codebook_sizes) * codec.hop))
+    about = {
+        "config": config.codec,
+        "recipe": config.name,
+        "seed": config.seed,
+        "data": describe_data(config, data),
+    }
     task = make_task(config, codec, batches_per_epoch=data.batches_per_epoch, about=about)
     folder.mkdir(parents=True, exist_ok=True)
 
     console = make_console()
     checkpoints = Checkpoints(folder, config.checkpoint)
-    monitor = Monitor(folder, config.log, console, config.train.steps)
+    monitor = Monitor(folder, config.log, console)
     validation = Validation(monitor, checkpoints)
-    trainer = make_trainer(config, [monitor, validation, checkpoints])
+    trainer = make_trainer(config, [monitor, Pictures(config.log.clips), validation, checkpoints])
+    if trainer.is_global_zero:
+        console.print(screen(config, task, data, trainer))
+        for note in [*data.notes, *data.report()]:
+            console.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)
     if config.train.compile:
         codec.encoder.compile()
         codec.decoder.compile()
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except Interrupted:
-        console.print(f"stopped at step {trainer.global_step}; resume=true continues from {folder / LAST}")
+        console.print(f"stopped at step {task.global_step}; resume=true continues from {folder / LAST}")
+    if trainer.is_global_zero:
+        receipts.write(folder / "receipt.json", receipts.receipt(config, task, data, read_log(monitor.path)))
     return task.metrics, {
         "config": config,
         "codec": codec,
@@ -164,6 +181,12 @@ def make_data(config: RunConfig, codec: Codec) -> EndlessData:
     if config.batch_limit is not None:
         settings["batch_size"] = min(settings["batch_size"], config.batch_limit)
     return EndlessData(sample_rate=codec.sample_rate, channels=codec.channels, seed=config.seed, **settings)
+
+
+def first_crops(data: EndlessData, samples: int) -> Tensor:
+    """About `samples` samples of training crops `(B, C, N)`, for models that start from data; 64 to 1024 crops."""
+    count = min(1024, max(64, samples // data.dataset.length))
+    return torch.from_numpy(np.stack([data.dataset[number]["audio"] for number in range(count)]))
 
 
 def describe_data(config: RunConfig, data: EndlessData) -> dict[str, Any]:
@@ -268,7 +291,9 @@ def _quantizer_losses(codec: Codec) -> list[str]:
 def _check_weights(weights: dict[str, float], names: Sequence[str]) -> None:
     for name in weights:
         if name not in names:
-            raise ConfigError(f"loss.weights names {name!r}, but there is no such loss; there are {', '.join(names)}")
+            raise ConfigError(
+                f"loss.weights names {name!r}, but there is no such loss; there are {', '.join(names)}"
+            )
     for name in names:
         if name not in weights:
             raise ConfigError(f"loss.weights has no weight for {name!r} (0 only logs it)")
