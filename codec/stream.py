@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -36,28 +39,41 @@ class StreamEncoder:
         self._rest = torch.zeros(batch_size, codec.channels, 0, device=codec.device)
 
     @torch.inference_mode()
-    def push(self, audio: Tensor) -> Tensor:
+    def push(self, audio: Tensor, active: Tensor | None = None) -> Tensor:
         """Take samples `(B, C, n >= 0)`, give the codes `(B, K, t >= 0)` of the frames they complete.
 
+        Args:
+            audio: the next samples of every stream.
+            active: `(B,)` bool; streams set False stand still, and what is given and returned for them means nothing.
+                Needs n to be whole frames, at every push so far, for all streams share one frame clock.
+
         Raises:
-            ValueError: wrong shape.
+            ValueError: wrong shape, or `active` with broken frames.
         """
+        hop = self.codec.hop
         expected = (self.state.batch_size, self.codec.channels)
         if audio.dim() != 3 or audio.shape[:2] != expected:
             raise ValueError(f"audio has shape {tuple(audio.shape)}, expected {(*expected, 'n')}")
         audio = torch.cat([self._rest, audio.to(self._rest)], dim=-1)
-        whole = audio.shape[-1] // self.codec.hop * self.codec.hop
+        if active is not None and (audio.shape[-1] % hop or self._rest.shape[-1]):
+            raise ValueError(f"streams can only stand still between frames of {hop} samples")
+        whole = audio.shape[-1] // hop * hop
         self._rest = audio[..., whole:].clone()
-        return self.codec.encode(
-            audio[..., :whole], num_codebooks=self.num_codebooks, beam=self.beam, state=self.state
-        )
+        with _only(self.state, active):
+            return self.codec.encode(
+                audio[..., :whole], num_codebooks=self.num_codebooks, beam=self.beam, state=self.state
+            )
 
     def flush(self) -> Tensor:
-        """End the stream: the codes `(B, K, 0 or 1)` of the last, unfinished frame, filled up with silence."""
+        """End the streams: the codes `(B, K, 0 or 1)` of the last, unfinished frame, filled up with silence."""
         missing = -self._rest.shape[-1] % self.codec.hop
         codes = self.push(self._rest.new_zeros(*self._rest.shape[:2], missing))
         self.state.reset()
         return codes
+
+    def reset(self, rows: Tensor) -> None:
+        """Let the streams where `rows` `(B,)` is True begin anew; call it between frames."""
+        self.state.reset(rows)
 
     def clone(self) -> StreamEncoder:
         """An independent stream that goes on from here."""
@@ -88,13 +104,19 @@ class StreamDecoder:
         self.state = StreamState(batch_size, codec.device)
 
     @torch.inference_mode()
-    def push(self, codes: Tensor) -> Tensor:
-        """Take codes `(B, K, t >= 0)`, give audio `(B, C, t * hop)`."""
-        return self.codec.decode(codes.to(self.codec.device), state=self.state)
+    def push(self, codes: Tensor, active: Tensor | None = None) -> Tensor:
+        """Take codes `(B, K, t >= 0)`, give audio `(B, C, t * hop)`.
+
+        Args:
+            codes: the next frames of every stream.
+            active: `(B,)` bool; streams set False stand still, and what is given and returned for them means nothing.
+        """
+        with _only(self.state, active):
+            return self.codec.decode(codes.to(self.codec.device), state=self.state)
 
     @torch.inference_mode()
     def flush(self) -> Tensor:
-        """End the stream: the last `codec.delay` samples `(B, C, delay)`."""
+        """End the streams: the last `codec.delay` samples `(B, C, delay)`."""
         codec, batch = self.codec, self.state.batch_size
         frames = -(-codec.delay // codec.hop)
         silence = torch.zeros(batch, codec.quantizer.dim, frames, device=codec.device)
@@ -102,11 +124,24 @@ class StreamDecoder:
         self.state.reset()
         return audio
 
+    def reset(self, rows: Tensor) -> None:
+        """Let the streams where `rows` `(B,)` is True begin anew."""
+        self.state.reset(rows)
+
     def clone(self) -> StreamDecoder:
         """An independent stream that goes on from here."""
         other = StreamDecoder(self.codec, batch_size=self.state.batch_size)
         other.state = self.state.clone()
         return other
+
+
+@contextmanager
+def _only(state: StreamState, active: Tensor | None) -> Iterator[None]:
+    state.active = active
+    try:
+        yield
+    finally:
+        state.active = None
 
 
 def _require_causal(codec: Codec) -> None:

@@ -47,13 +47,21 @@ class Codec(nn.Module):
     """
 
     def __init__(
-        self, encoder: nn.Module, quantizer: Quantizer, decoder: nn.Module, *, sample_rate: int, channels: int = 1
+        self,
+        encoder: nn.Module,
+        quantizer: Quantizer,
+        decoder: nn.Module,
+        *,
+        sample_rate: int,
+        channels: int = 1,
     ) -> None:
         super().__init__()
         for name in ("hop", "dim"):
             ours, theirs = getattr(encoder, name), getattr(decoder, name)
             if ours != theirs:
-                raise ConfigError(f"the encoder's {name} is {ours} and the decoder's is {theirs}: they must be equal")
+                raise ConfigError(
+                    f"the encoder's {name} is {ours} and the decoder's is {theirs}: they must be equal"
+                )
         self.encoder = encoder
         self.quantizer = quantizer
         self.decoder = decoder
@@ -62,7 +70,9 @@ class Codec(nn.Module):
         self.hop: int = encoder.hop  # type: ignore[assignment]
         self.causal = bool(encoder.causal and decoder.causal)
         self.delay: int = decoder.delay  # type: ignore[assignment]
-        self.metadata: dict[str, Any] = {}  # what the weights file says about itself; `codec.api.load` fills it
+        self.metadata: dict[
+            str, Any
+        ] = {}  # what the weights file says about itself; `codec.api.load` fills it
 
     @property
     def frame_rate(self) -> float:

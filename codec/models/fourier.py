@@ -1,7 +1,7 @@
 """Codec halves that work at the frame rate: Fourier analysis, ConvNeXt blocks, inverse Fourier synthesis.
 
-After Vocos (Siuzdak, arXiv 2306.00814) and ConvNeXt (Liu et al., arXiv 2201.03545), made causal: no layer runs at the sample rate,
-so a second of audio costs a few hundred million multiply-adds.
+After Vocos (Siuzdak, arXiv 2306.00814) and ConvNeXt (Liu et al., arXiv 2201.03545), made causal: no layer runs at
+the sample rate, so a second of audio costs a few hundred million multiply-adds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.errors import ConfigError
+from codec.nn.conv import StreamSequential
 from codec.nn.linear import Linear, linear
 from codec.nn.state import StreamState
 
@@ -62,6 +63,7 @@ class FourierEncoder(nn.Module):
     """
 
     causal = True
+    analysis: Tensor
 
     def __init__(
         self,
@@ -104,8 +106,7 @@ class FourierEncoder(nn.Module):
         z = self.linear(_group(x, self.ratio))
         for stride, merge, blocks in zip(self.strides, self.merge, self.stages, strict=True):
             x = merge(_group(x, stride))
-            for block in blocks:
-                x = block(x, state)
+            x = blocks(x, state)
         return (z + self.project(self.norm(x))).transpose(1, 2)
 
     @torch.no_grad()
@@ -142,10 +143,10 @@ class FourierEncoder(nn.Module):
 
 
 class FourierDecoder(nn.Module):
-    """Latent to waveform: a linear map to compressed spectra, corrected by ConvNeXt stages, and overlapping inverse transforms.
+    """Latent to waveform: a linear map to compressed spectra, corrected by ConvNeXt stages, and inverse transforms.
 
-    A frame's window reaches `window - frame` samples past the frame, so the output lags the input by `delay` samples: with the
-    default delay no window has to foretell sound that the encoder has not seen.
+    A frame's window reaches `window - frame` samples past the frame, so the output lags the input by `delay` samples:
+    with the default delay no window has to foretell sound that the encoder has not seen.
 
     Args:
         dim: latent width D.
@@ -162,6 +163,7 @@ class FourierDecoder(nn.Module):
     """
 
     causal = True
+    synthesis: Tensor
 
     def __init__(
         self,
@@ -212,8 +214,7 @@ class FourierDecoder(nn.Module):
         start = _ungroup(self.linear(z), self.ratio)
         x = self.embed(z)
         for stride, blocks, split in zip(self.strides, self.stages, self.split, strict=True):
-            for block in blocks:
-                x = block(x, state)
+            x = blocks(x, state)
             x = _ungroup(split(x), stride)
         x = self.head(self.norm(x))
         with torch.autocast(x.device.type, enabled=False):
@@ -242,12 +243,12 @@ class FourierDecoder(nn.Module):
         return out.reshape(batch, channels, count * self.frame)
 
 
-def _blocks(stage: dict[str, int], kernel_size: int, scale: float) -> nn.ModuleList:
+def _blocks(stage: dict[str, int], kernel_size: int, scale: float) -> StreamSequential:
     blocks = [
         CausalConvNeXtBlock(stage["dim"], stage["hidden"], kernel_size=kernel_size, scale=scale)
         for _ in range(stage["depth"])
     ]
-    return nn.ModuleList(blocks)
+    return StreamSequential(*blocks)
 
 
 def _group(x: Tensor, count: int) -> Tensor:
@@ -283,7 +284,11 @@ def _depthwise(x: Tensor, weight: Tensor) -> Tensor:
     taps, channels = weight.shape
     if torch.is_grad_enabled():
         kernel = weight.t().view(channels, 1, 1, taps)
-        return F.conv2d(x.transpose(1, 2).unsqueeze(2), kernel.to(x.dtype), groups=channels).squeeze(2).transpose(1, 2)
+        return (
+            F.conv2d(x.transpose(1, 2).unsqueeze(2), kernel.to(x.dtype), groups=channels)
+            .squeeze(2)
+            .transpose(1, 2)
+        )
     # tap by tap in one order, so that a frame's sum does not depend on how many frames there are
     count = x.shape[1] - taps + 1
     y = x[:, :count] * weight[0]
