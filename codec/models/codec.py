@@ -93,7 +93,7 @@ class Codec(nn.Module):
     def start(self, audio: Tensor) -> None:
         """Before training: set what starts from data, linear maps by their statistics and codebooks by k-means.
 
-        Codebooks that start from one small batch hold nearly one vector a code, and leave nothing to the books after them.
+        Codebooks that start from one small batch hold nearly one vector a code, and leave nothing to the next books.
 
         Args:
             audio: `(B, C, N)` with some ten frames for each code of a book.
