@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from codec import __version__
-from codec.cli import info, train, transcode
+from codec.cli import info, train, transcode, weights
 from codec.errors import CodecError
 
 
@@ -75,6 +75,7 @@ app.command("encode")(transcode.encode)
 app.command("decode")(transcode.decode)
 app.command("info")(info.info)
 app.command("train", **train.RAW)(train.train)
+app.command("export")(weights.export)
 
 
 def main() -> None:

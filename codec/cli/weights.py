@@ -1,0 +1,45 @@
+"""`codec export`: a weights file of a training run."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Annotated, Any
+
+import typer
+
+from codec.errors import CodecError
+
+
+def export(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Folder of a training run, or one of its checkpoints.")
+    ],
+    target: Annotated[str, typer.Argument(metavar="OUT", help="Weights file (.safetensors).")],
+    full: Annotated[bool, typer.Option("--full", help="Store 32 bits a weight instead of 16.")] = False,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
+    data: Annotated[str | None, typer.Option(help="What they were trained on, in words.")] = None,
+    data_licence: Annotated[str | None, typer.Option(help="Licence of the training data.")] = None,
+    scores: Annotated[str | None, typer.Option(help="JSON file of scores that should travel along.")] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output if it exists.")] = False,
+) -> None:
+    """Make a weights file of a training run: averaged weights, configuration, origin; no optimiser, no adversary."""
+    if os.path.exists(target) and not force:
+        raise CodecError(f"{target} exists: --force replaces it")
+    given = {"licence": licence, "training_data": data, "data_licence": data_licence}
+    if scores is not None:
+        given["scores"] = _json(scores)
+    from codec.train.export import export as write
+
+    found = write(run, target, half=not full, metadata={key: value for key, value in given.items() if value})
+    typer.echo(
+        f"{target}: {os.path.getsize(target)} bytes, step {found.get('steps')}, model {found['fingerprint']}"
+    )
+
+
+def _json(path: str) -> Any:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise CodecError(f"{path} is no JSON file that can be read: {error}") from error
