@@ -29,22 +29,33 @@ class Monitor(Callback):
         folder: of `log.jsonl`, one JSON object per row.
         config: how often, and when a book counts as collapsed.
         console: where to print.
-        total: generator steps of the run.
     """
 
-    def __init__(self, folder: Path, config: LogConfig, console: Console, total: int) -> None:
+    def __init__(self, folder: Path, config: LogConfig, console: Console) -> None:
         self.path = folder / "log.jsonl"
         self.config = config
         self.console = console
-        self.total = total
+        self.total = 0
         self.seconds = 0.0
+        self._start = time.monotonic()
+        self._last_report = ""
         self._warned: dict[int, int] = {}
         self._bar: Progress | None = None
         self._since = (0, 0.0, 0.0)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Seconds of training so far, interruptions left out."""
+        return {"seconds": self.seconds + time.monotonic() - self._start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the seconds back."""
+        self.seconds = state_dict["seconds"]
+
     def on_train_start(self, trainer: Trainer, pl_module: CodecTask) -> None:  # type: ignore[override]
         """Open the log; rows that a killed run wrote after its last checkpoint are dropped."""
         pl_module.keep_books()
+        self.total = trainer.max_steps
+        self._start = time.monotonic()
         self._since = (pl_module.batches, time.monotonic(), 0.0)
         if not trainer.is_global_zero:
             return
@@ -77,6 +88,8 @@ class Monitor(Callback):
             self._bar.update(self._bar.task_ids[0], completed=trainer.global_step)
         if pl_module.batches % self.config.every == 0:
             self._row(trainer, pl_module)
+        if pl_module.batches % pl_module.batches_per_epoch == 0:
+            self._skipped(trainer)
 
     def _row(self, trainer: Trainer, task: CodecTask) -> None:
         since, start, audio = self._since
@@ -110,12 +123,21 @@ class Monitor(Callback):
         self._watch(task.batches, books)
         self._since = (task.batches, time.monotonic(), 0.0)
 
+    def _skipped(self, trainer: Trainer) -> None:
+        """After a pass over the data, list the files that could not be used, if there are new ones."""
+        lines = trainer.datamodule.report()  # type: ignore[attr-defined]
+        if lines and lines[0] != self._last_report and trainer.is_global_zero:
+            self._last_report = lines[0]
+            self.console.print("\n".join(lines), style="yellow", highlight=False, soft_wrap=True)
+
     def _show(self, step: int, text: str, rate: float) -> None:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=step, shown=text)
         else:
             left = duration((self.total - step) / rate)
-            self.console.print(f"step {step}/{self.total}  {text}  {left} left", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"step {step}/{self.total}  {text}  {left} left", highlight=False, soft_wrap=True
+            )
 
     def _watch(self, batches: int, books: list[BookUse]) -> None:
         """Name the books that have collapsed, again after every ten rows in which they stay so."""
@@ -139,7 +161,11 @@ class Monitor(Callback):
 
     def write(self, task: CodecTask, kind: str, values: dict[str, float], step: int) -> None:
         """Append a row to `log.jsonl`."""
-        row = {"kind": kind, "step": step, "batch": task.batches} | {k: round(v, 6) for k, v in values.items()}
+        seconds = self.seconds + time.monotonic() - self._start
+        values = values | {"seconds": seconds}
+        row = {"kind": kind, "step": step, "batch": task.batches} | {
+            k: round(v, 6) for k, v in values.items()
+        }
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -234,7 +260,9 @@ def _cause(index: int, books: list[BookUse], limit: float) -> str:
     """The likely reason of a collapse, from what the other books do."""
     book = books[index]
     if index and books[0].share >= limit:
-        return "likely the books before it leave too little to quantize, or quantizer dropout seldom trains it"
+        return (
+            "likely the books before it leave too little to quantize, or quantizer dropout seldom trains it"
+        )
     if book.perplexity < 2:
         return "likely the encoder's output is nearly constant: the learning rate is too high or no gradient reaches it"
     return "likely its codes lie far from the latents: check how it starts and that unused codes are replaced"

@@ -14,6 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from codec.train.config import CheckpointConfig
+from codec.train.task import CodecTask
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -25,7 +26,9 @@ class Interrupted(Exception):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, flushes to the disk and renames: a kill leaves the old file or the new one."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
         """Write `checkpoint` to `path`."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +76,12 @@ class Checkpoints(Callback):
             self._handlers[number] = signal.signal(number, self._note)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: CodecTask,  # type: ignore[override]
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Save if it is time; stop if a signal came."""
         minutes, steps = self.config.minutes, self.config.steps
@@ -126,5 +134,4 @@ class Checkpoints(Callback):
             return stop, save
         flags = torch.tensor([stop, save], dtype=torch.int32, device=trainer.strategy.root_device)
         torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
-        stop, save = flags.bool().tolist()
-        return stop, save
+        return bool(flags[0]), bool(flags[1])

@@ -183,7 +183,9 @@ def parse(cfg: DictConfig) -> RunConfig:
         ConfigError: a key does not exist, or a value has the wrong type or is out of range.
     """
     if "recipe" in cfg:
-        raise ConfigError("'recipe' was taken as a setting: recipes are not registered; start through train.py")
+        raise ConfigError(
+            "'recipe' was taken as a setting: recipes are not registered; start through train.py"
+        )
     try:
         plain = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
@@ -200,8 +202,14 @@ def parse(cfg: DictConfig) -> RunConfig:
 def _check_values(config: RunConfig) -> None:
     schedule, train = config.optim.schedule, config.train
     wrong = [
-        (schedule.name not in SCHEDULES, f"optim.schedule.name is {schedule.name!r}, not {', '.join(SCHEDULES)}"),
-        (schedule.every not in ("step", "epoch"), f"optim.schedule.every is {schedule.every!r}, not step, epoch"),
+        (
+            schedule.name not in SCHEDULES,
+            f"optim.schedule.name is {schedule.name!r}, not {', '.join(SCHEDULES)}",
+        ),
+        (
+            schedule.every not in ("step", "epoch"),
+            f"optim.schedule.every is {schedule.every!r}, not step, epoch",
+        ),
         (config.size not in ("full", "tiny"), f"size is {config.size!r}, not full or tiny"),
         (train.d_every < 1, f"train.d_every is {train.d_every}, it must be at least 1"),
         (train.patience < 1, f"train.patience is {train.patience}, it must be at least 1"),
@@ -277,9 +285,13 @@ def codebook_choices(config: RunConfig, rates: dict[int, float]) -> list[int] | 
         table = {f"{rate / 1000:g}": books for books, rate in rates.items()}
         for wanted in train.bandwidths:
             if f"{wanted:g}" not in table:
-                raise ConfigError(f"no number of books gives {wanted:g} kbps; there are {', '.join(table)} kbps")
+                raise ConfigError(
+                    f"no number of books gives {wanted:g} kbps; there are {', '.join(table)} kbps"
+                )
         return [table[f"{wanted:g}"] for wanted in train.bandwidths]
     for books in train.codebooks or ():
         if books not in rates:
-            raise ConfigError(f"train.codebooks asks for {books} books; legal are {', '.join(map(str, rates))}")
+            raise ConfigError(
+                f"train.codebooks asks for {books} books; legal are {', '.join(map(str, rates))}"
+            )
     return train.codebooks

@@ -17,6 +17,11 @@ class EndlessData(AudioData):
     Lightning would restart its loops, its counters and the workers at the end of every pass over the data.
     """
 
+    @property
+    def batch_size(self) -> int:
+        """Crops per process and batch."""
+        return self._batch_size
+
     def train_dataloader(self) -> Any:
         """Batches from where the run is, for ever."""
         loader = super().train_dataloader()

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from codec.train.config import ScheduleConfig
 
 
-def rate_factor(schedule: ScheduleConfig, step: int, epoch: int, *, steps: int, steps_per_epoch: int) -> float:
+def rate_factor(
+    schedule: ScheduleConfig, step: int, epoch: int, *, steps: int, steps_per_epoch: int
+) -> float:
     """Factor on the learning rate: a pure function of the progress, so that resuming needs no state.
 
     Args:

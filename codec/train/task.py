@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from codec.discriminators import frozen
 from codec.errors import CodecError, ConfigError
+from codec.losses import LogMelLoss
 from codec.models.codec import Codec, CodecOutput
 from codec.train.config import OptimConfig, TrainConfig
 from codec.train.meter import Meter
@@ -28,8 +29,8 @@ class Diverged(CodecError):
 class CodecTask(lightning.LightningModule):
     """Adversarial training of a codec by manual optimisation.
 
-    Every batch seeds the random generators from (seed, rank, number of the batch) and every learning rate is a function of
-    the progress: a run that is killed and resumed draws and does what an uninterrupted one does.
+    Every batch seeds the random generators from (seed, rank, number of the batch) and every learning rate is a
+    function of the progress: a run that is killed and resumed draws and does what an uninterrupted one does.
 
     Args:
         codec: what is trained.
@@ -78,6 +79,8 @@ class CodecTask(lightning.LightningModule):
         self.feature = feature
         self.balancer = balancer
         self.average = Average(codec, optim.ema) if optim.ema is not None else None
+        # one yardstick for all recipes: HiFi-GAN's mel
+        self.yardstick = LogMelLoss(codec.sample_rate)
         self.weights = dict(weights)
         self.optim = optim
         self.course = train
@@ -118,7 +121,8 @@ class CodecTask(lightning.LightningModule):
 
     def _discriminator_step(self, audio: Tensor, estimate: Tensor) -> bool:
         """Train the discriminators; False if their gradient is not finite and nothing was changed."""
-        assert self.discriminators is not None and self.adversarial is not None
+        assert self.discriminators is not None
+        assert self.adversarial is not None
         # the raw optimiser: a wrapped one would count its steps as steps of the run
         optimizer = self._optimizers()[1]
         real, fake = self.discriminators.pair(audio, estimate)  # type: ignore[operator]
@@ -159,7 +163,8 @@ class CodecTask(lightning.LightningModule):
             return dict(self.losses(estimate.float(), target.float()))
 
     def _adversarial_terms(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
-        assert self.discriminators is not None and self.adversarial is not None
+        assert self.discriminators is not None
+        assert self.adversarial is not None
         fake = self.discriminators(estimate)
         terms = dict(self.adversarial.generator_loss(fake))  # type: ignore[operator]
         if self.feature is not None:
@@ -193,12 +198,13 @@ class CodecTask(lightning.LightningModule):
         if len(self._bad) >= self.course.patience:
             files = sorted({path for batch in self._bad for path in batch})
             raise Diverged(
-                f"{len(self._bad)} batches in a row (the last is number {self.batches}) gave no finite gradient: training "
-                f"has diverged or the audio is damaged; lower the learning rate or look at {', '.join(files)}"
+                f"{len(self._bad)} batches in a row (the last is number {self.batches}) gave no finite gradient: "
+                "training has diverged or the audio is damaged; lower the learning rate or look at "
+                + ", ".join(files)
             )
 
     def keep_books(self) -> None:
-        """Remember the quantizer as it is, if it is sound: a batch that explodes may spoil codebooks that learn by averages."""
+        """Remember the quantizer if it is sound: a batch that explodes may spoil books that learn by averages."""
         state = self.codec.quantizer.state_dict()
         if all(bool(value.isfinite().all()) for value in state.values() if value.is_floating_point()):
             self._good_books = {name: value.clone() for name, value in state.items()}
@@ -211,10 +217,20 @@ class CodecTask(lightning.LightningModule):
 
     @torch.no_grad()
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Named scalars of one batch; callbacks collect them."""
+        """Named scalars of one batch, its decoded audio and its codes; callbacks collect them."""
         audio = batch["audio"]
-        output = self.listener(audio)
-        return {**self.terms(output.audio, audio), "estimate": output.audio.float(), "codes": output.codes}
+        codec = self.listener
+        was = codec.training
+        output = codec.eval()(audio)
+        codec.train(was)
+        estimate = output.audio.float()
+        distance = self.yardstick(estimate, audio)["mel"]
+        return {
+            "mel_distance": distance,
+            **self.terms(estimate, audio),
+            "estimate": estimate,
+            "codes": output.codes,
+        }
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Generator first, then discriminators."""
@@ -241,7 +257,7 @@ class CodecTask(lightning.LightningModule):
 
     def _optimizers(self) -> list[Optimizer]:
         found = self.optimizers(use_pl_optimizer=False)
-        return found if isinstance(found, list) else [found]  # type: ignore[list-item]
+        return found if isinstance(found, list) else [found]
 
     def _set_rates(self) -> None:
         factor = rate_factor(
