@@ -1,5 +1,6 @@
 """HiFi-Codec's shapes, gradients and causal form."""
 
+import itertools
 import math
 
 import pytest
@@ -7,13 +8,15 @@ import torch
 
 from codec.errors import ConfigError
 from codec.models.convnet_hificodec import HiFiCodecDecoder, HiFiCodecEncoder
+from codec.nn.receptive import receptive_field
+from codec.nn.signal import in_blocks
 from codec.nn.state import StreamState
 
 SHAPES = [((8, 5, 3, 2), (16, 11, 7, 4)), ((8, 5, 4, 2), (16, 11, 8, 4))]
 
 
 def tiny(cls, rates, kernels, **more):
-    width = 8 if cls is HiFiCodecEncoder else 64
+    width = 4 if cls is HiFiCodecEncoder else 32
     return cls(24, rates=rates, kernels=kernels, width=width, **more).eval()
 
 
@@ -47,11 +50,38 @@ def test_causal_form_streams_exactly():
     audio = torch.randn(2, 1, 12 * 240)
     state = StreamState(2)
     cuts = [0, 240, 240, 5 * 240, 11 * 240, 12 * 240]
-    parts = [encoder(audio[..., a:b], state) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [encoder(audio[..., a:b], state) for a, b in itertools.pairwise(cuts)]
     whole = encoder(audio)
     assert torch.equal(torch.cat(parts, -1), whole)
-    parts = [decoder(whole[..., a // 240 : b // 240], state) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [decoder(whole[..., a // 240 : b // 240], state) for a, b in itertools.pairwise(cuts)]
     torch.testing.assert_close(torch.cat(parts, -1), decoder(whole), rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_published_form_in_blocks_gives_the_frames_of_the_whole_signal():
+    rates, kernels = SHAPES[0]
+    encoder = tiny(HiFiCodecEncoder, rates, kernels)
+    decoder = tiny(HiFiCodecDecoder, rates, kernels)
+    audio = torch.randn(1, 1, 40 * 240)
+    whole = encoder(audio)
+    parts = list(in_blocks(encoder, lambda: audio.split(13 * 240, dim=-1)))
+    assert torch.equal(torch.cat(parts, -1), whole)
+    parts = list(in_blocks(decoder, lambda: whole.split(13, dim=-1)))
+    torch.testing.assert_close(torch.cat(parts, -1), decoder(whole), rtol=0, atol=1e-6)
+
+
+def test_receptive_field_of_the_published_form():
+    """The norms over time see everything; the decoder's convolutions alone are what a gradient shows."""
+    rates, kernels = SHAPES[0]
+    field = receptive_field(tiny(HiFiCodecEncoder, rates, kernels))
+    assert (field.back, field.ahead) == (math.inf, math.inf)
+    assert receptive_field(tiny(HiFiCodecEncoder, rates, kernels, causal=True)).ahead == 0
+    decoder = tiny(HiFiCodecDecoder, rates, kernels).double()
+    field = receptive_field(decoder)
+    frame, latent = 40, torch.randn(1, 24, 80, dtype=torch.float64, requires_grad=True)
+    decoder(latent)[..., frame * 240 : (frame + 1) * 240].sum().backward()
+    seen = latent.grad.abs().sum((0, 1)).nonzero().flatten()
+    assert (frame - seen[0], seen[-1] - frame) == (field.back, field.ahead)
 
 
 def test_causal_form_ignores_the_future():

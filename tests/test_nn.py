@@ -6,18 +6,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from codec.errors import CodecError
 from codec.nn.blocks import FrameGroupNorm, MultiReceptiveField, Residual, conv1d, conv_transpose1d
 from codec.nn.conv import CausalConv1d, CausalConvTranspose1d, StreamSequential, convolve, weight_norm
+from codec.nn.padded import PaddedConv1d, PaddedConvTranspose1d
+from codec.nn.receptive import receptive_field
+from codec.nn.signal import TimeGroupNorm, in_blocks
 from codec.nn.state import StreamState
 
 
-def in_chunks(module, x, sizes, batch=None):
+def in_chunks(module, x, sizes):
     """Stream `x` through `module` in chunks of the given sizes, whatever remains last."""
     state = StreamState(x.shape[0])
     out, start = [], 0
     for size in [*sizes, x.shape[-1]]:
         out.append(module(x[..., start : start + size], state))
         start = min(x.shape[-1], start + size)
+    return torch.cat(out, dim=-1)
+
+
+def lagging(module, x, sizes):
+    """Stream `x` in chunks of the given sizes and mark the last one."""
+    state = StreamState(x.shape[0])
+    out, start = [], 0
+    for size in sizes:
+        out.append(module(x[..., start : start + size], state))
+        start = min(x.shape[-1], start + size)
+    state.last = True
+    out.append(module(x[..., start:], state))
     return torch.cat(out, dim=-1)
 
 
@@ -92,6 +108,124 @@ def test_lengths_are_exact(causal, kernel, stride):
         up = conv_transpose1d(2, 3, kernel, stride=stride, causal=causal)(torch.randn(1, 2, frames))
         assert down.shape == (1, 3, frames)
         assert up.shape == (1, 3, frames * stride)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kernel=st.integers(1, 12),
+    stride=st.integers(1, 6),
+    dilation=st.integers(1, 3),
+    causal=st.booleans(),
+    mirror=st.booleans(),
+    length=st.integers(1, 90),
+    sizes=st.lists(st.integers(0, 30), max_size=8),
+)
+@torch.no_grad()
+def test_padded_convolutions_stream_exactly_with_a_lag(
+    kernel, stride, dilation, causal, mirror, length, sizes
+):
+    if (kernel - 1) * dilation + 1 < stride:
+        kernel, dilation = stride, 1
+    conv = PaddedConv1d(3, 5, kernel, stride=stride, dilation=dilation, causal=causal, mirror=mirror)
+    x = torch.randn(2, 3, length)
+    whole = conv(x)
+    assert whole.shape == (2, 5, -(-length // stride))
+    assert torch.equal(lagging(conv, x, sizes), whole)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kernel=st.integers(1, 12),
+    stride=st.integers(1, 6),
+    frames=st.integers(1, 30),
+    sizes=st.lists(st.integers(0, 9), max_size=8),
+)
+@torch.no_grad()
+def test_padded_transposed_convolutions_stream_exactly_with_a_lag(kernel, stride, frames, sizes):
+    conv = PaddedConvTranspose1d(3, 5, max(kernel, stride), stride=stride)
+    x = torch.randn(2, 3, frames)
+    whole = conv(x)
+    assert whole.shape == (2, 5, frames * stride)
+    torch.testing.assert_close(lagging(conv, x, sizes), whole, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_network_that_looks_ahead_streams_exactly_with_a_lag():
+    def branch(kernel, dilation):
+        return Residual([nn.LeakyReLU(0.1), conv1d(16, 16, kernel, dilation=dilation, causal=False)])
+
+    net = StreamSequential(
+        conv1d(1, 8, 7, causal=False),
+        conv1d(8, 16, 4, stride=2, causal=False),
+        MultiReceptiveField(branch(k, d) for k, d in ((3, 1), (7, 3))),
+        Residual([nn.ELU(), conv1d(16, 16, 3, causal=False)], conv1d(16, 16, 1, causal=False)),
+        conv_transpose1d(16, 4, 6, stride=3, causal=False),
+    )
+    x = torch.randn(2, 1, 400)
+    torch.testing.assert_close(lagging(net, x, [2, 0, 38, 100, 6]), net(x), rtol=0, atol=1e-6)
+    state = StreamState(2)
+    net(x, state)
+    state.active = torch.tensor([True, False])
+    with pytest.raises(CodecError, match="one by one"):
+        net(x, state)
+
+
+@torch.no_grad()
+def test_norms_over_the_signal_are_measured_in_blocks():
+    net = StreamSequential(
+        conv1d(1, 16, 7, causal=False),
+        TimeGroupNorm(2, 16),
+        nn.ELU(),
+        conv1d(16, 32, 4, stride=2, causal=False),
+        TimeGroupNorm(4, 32),
+    )
+    for norm in (net[1], net[4]):
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    x = torch.randn(2, 1, 3000) * torch.linspace(0, 3, 3000)
+    passes = []
+
+    def blocks():
+        passes.append(1)
+        return x.split(700, dim=-1)
+
+    assert torch.equal(torch.cat(list(in_blocks(net, blocks)), dim=-1), net(x))
+    assert len(passes) == 3
+    with torch.enable_grad():
+        torch.testing.assert_close(net(x), net[1:](net[0](x)).detach(), rtol=1e-5, atol=1e-5)
+    with pytest.raises(CodecError, match="cannot stream"):
+        net(x, StreamState(2))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_receptive_field_is_what_gradients_show(causal):
+    down = StreamSequential(
+        conv1d(1, 2, 7, causal=causal),
+        MultiReceptiveField(
+            [Residual([nn.ELU(), conv1d(2, 2, k, dilation=d, causal=causal)]) for k, d in ((3, 5), (5, 1))]
+        ),
+        conv1d(2, 2, 8, stride=4, causal=causal),
+        conv1d(2, 2, 5, stride=3, causal=causal),
+    ).double()
+    down.hop = 12
+    up = StreamSequential(
+        conv1d(2, 2, 3, causal=causal),
+        conv_transpose1d(2, 2, 5, stride=3, causal=causal),
+        Residual([conv1d(2, 2, 3, dilation=2, causal=causal)]),
+        conv_transpose1d(2, 1, 8, stride=4, causal=causal),
+    ).double()
+    up.hop, up.delay = 12, 0
+    for net, unit, x in ((down, 12, torch.randn(1, 1, 480)), (up, 1, torch.randn(1, 2, 60))):
+        x = x.double().requires_grad_()
+        frame = 20
+        y = net(x)
+        part = y[..., frame] if net is down else y[..., frame * 12 : (frame + 1) * 12]
+        part.square().sum().backward()
+        seen = x.grad.abs().sum((0, 1)).nonzero().flatten()
+        field = receptive_field(net)
+        assert seen[0] == frame * unit - field.back
+        assert seen[-1] == (frame + 1) * unit - 1 + field.ahead
+        assert (field.ahead == 0) == causal
 
 
 def test_symmetric_convolutions_are_centred_as_published():

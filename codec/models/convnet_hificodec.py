@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from codec.errors import ConfigError
 from codec.nn.blocks import FrameGroupNorm, MultiReceptiveField, Residual, conv1d, conv_transpose1d
 from codec.nn.conv import StreamSequential, weight_norm
+from codec.nn.receptive import Span, needs
+from codec.nn.signal import TimeGroupNorm
 from codec.nn.state import StreamState
 
 SLOPE = 0.1
@@ -76,6 +78,10 @@ class HiFiCodecEncoder(nn.Module):
         """`(B, C, N)`, N a multiple of the hop, to `(B, D, N / hop)`."""
         return self.head(self.body(audio, state), state)
 
+    def needs(self, first: float, last: float) -> Span:
+        """The samples that frames `first` to `last` depend on."""
+        return needs(self.body, needs(self.head, (first, last)))
+
 
 class HiFiCodecDecoder(nn.Module):
     """Latent to waveform: transposed convolutions, each followed by parallel residual branches (HiFi-GAN V1).
@@ -127,6 +133,10 @@ class HiFiCodecDecoder(nn.Module):
         """`(B, D, T)` to `(B, C, T * hop)`, within [-1, 1]."""
         return self.body(z, state)
 
+    def needs(self, first: float, last: float) -> Span:
+        """The frames that samples `first` to `last` depend on."""
+        return needs(self.body, (first, last))
+
 
 def _branch(width: int, taps: int, dilations: Sequence[int], causal: bool) -> StreamSequential:
     return StreamSequential(
@@ -145,7 +155,7 @@ def _branch(width: int, taps: int, dilations: Sequence[int], causal: bool) -> St
 
 
 def _norms(width: int, count: int, causal: bool) -> Iterator[nn.Module]:
-    kind = FrameGroupNorm if causal else nn.GroupNorm
+    kind = FrameGroupNorm if causal else TimeGroupNorm
     return (kind(max(1, width // 16), width, eps=1e-6) for _ in range(count))
 
 

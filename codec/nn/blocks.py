@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from codec.nn.conv import (
     CausalConv1d,
     CausalConvTranspose1d,
-    SameConv1d,
-    SameConvTranspose1d,
     StreamSequential,
     is_stateful,
 )
+from codec.nn.padded import PaddedConv1d, PaddedConvTranspose1d, align
 from codec.nn.state import StreamState
 
 
@@ -29,9 +28,13 @@ def conv1d(
     dilation: int = 1,
     groups: int = 1,
     bias: bool = True,
+    mirror: bool = False,
 ) -> nn.Conv1d:
-    """A convolution that looks back only (`causal`) or both ways, `(B, C, N)` to `(B, C', N / stride)`."""
-    kind = CausalConv1d if causal else SameConv1d
+    """A convolution that looks back only (`causal`) or both ways, `(B, C, N)` to `(B, C', N / stride)`.
+
+    With `mirror` the signal's mirror image stands before its start (and behind its end) instead of silence.
+    """
+    kind = CausalConv1d if causal and not mirror else partial(PaddedConv1d, causal=causal, mirror=mirror)
     return kind(
         in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, groups=groups, bias=bias
     )
@@ -41,7 +44,7 @@ def conv_transpose1d(
     in_channels: int, out_channels: int, kernel_size: int, *, causal: bool, stride: int = 1, bias: bool = True
 ) -> nn.ConvTranspose1d:
     """A transposed convolution that looks back only or both ways, `(B, C, T)` to `(B, C', T * stride)`."""
-    kind = CausalConvTranspose1d if causal else SameConvTranspose1d
+    kind = CausalConvTranspose1d if causal else PaddedConvTranspose1d
     return kind(in_channels, out_channels, kernel_size, stride=stride, bias=bias)
 
 
@@ -61,10 +64,10 @@ class Residual(nn.Module):
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """`(B, C, N)` to `(B, C', N)`."""
         y = self.body(x, state)
-        if self.shortcut is None:
-            return x + y
-        side = self.shortcut(x, state) if is_stateful(self.shortcut) else self.shortcut(x)
-        return side + y
+        if self.shortcut is not None:
+            x = self.shortcut(x, state) if is_stateful(self.shortcut) else self.shortcut(x)
+        x, y = align(self, [x, y], state)
+        return x + y
 
 
 class MultiReceptiveField(nn.Module):
@@ -82,12 +85,14 @@ class MultiReceptiveField(nn.Module):
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """`(B, C, N)` to `(B, C, N)`."""
-        total = torch.zeros((), dtype=x.dtype, device=x.device)
-        for index, branch in enumerate(self.branches):
-            y = branch(x, state)
-            total = y if index == 0 else total + y
+        outputs = align(self, [branch(x, state) for branch in self.branches], state)
+        total = outputs[0]
+        for index, y in enumerate(outputs):
+            if index > 0:
+                total = total + y
             if self.norms:
-                total = self.norms[index](total)
+                norm = self.norms[index]
+                total = norm(total, state) if is_stateful(norm) else norm(total)
         return total / len(self.branches)
 
 
@@ -109,4 +114,4 @@ def _sum(x: Tensor) -> Tensor:
     """Sum over dimension 2, kept; in inference term by term, for `sum` takes another order for another length."""
     if torch.is_grad_enabled():
         return x.sum(2, keepdim=True)
-    return functools.reduce(torch.add, x.split(1, dim=2))
+    return reduce(torch.add, x.split(1, dim=2))

@@ -1,4 +1,4 @@
-"""Causal and symmetric convolutions whose offline and streamed arithmetic is the same code."""
+"""Causal convolutions whose offline and streamed arithmetic is the same code."""
 
 from __future__ import annotations
 
@@ -100,51 +100,7 @@ class CausalConv1d(nn.Conv1d):
         if x.shape[-1] == 0:
             return x.new_zeros(x.shape[0], self.out_channels, 0)
         x = with_history(self, x, self.history, state)
-        return _convolve(self, x)
-
-
-class SameConv1d(nn.Conv1d):
-    """Convolution that looks both ways: `(B, C, N)` with `N % stride == 0` to `(B, C', N / stride)`.
-
-    The ends are padded with zeros; an odd total puts the extra one in front. It cannot stream.
-
-    Args:
-        in_channels: C.
-        out_channels: C'.
-        kernel_size: taps.
-        stride: hop of the output; at most `(kernel_size - 1) * dilation + 1`.
-        dilation: distance of the taps.
-        groups: blocked connections, as in `nn.Conv1d`.
-        bias: adds a learned bias.
-
-    Raises:
-        ValueError: the stride is longer than the kernel's reach.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
-        bias: bool = True,
-    ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, groups=groups, bias=bias
-        )
-        total = (kernel_size - 1) * dilation + 1 - stride
-        if total < 0:
-            raise ValueError(f"a stride of {stride} skips samples with a kernel of {kernel_size}")
-        self.ends = (total - total // 2, total // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, N)`, N a multiple of the stride, to `(B, C', N / stride)`."""
-        if self.ends[0] == self.ends[1]:
-            return _convolve(self, x, self.ends[0])
-        return _convolve(self, F.pad(x, self.ends))
+        return convolve_with(self, x)
 
 
 class CausalConvTranspose1d(nn.ConvTranspose1d):
@@ -191,43 +147,8 @@ class CausalConvTranspose1d(nn.ConvTranspose1d):
         return y[..., self.history * stride : (self.history + frames) * stride]
 
 
-class SameConvTranspose1d(nn.ConvTranspose1d):
-    """Transposed convolution that looks both ways: `(B, C, T)` to `(B, C', T * stride)`; it cannot stream.
-
-    Args:
-        in_channels: C.
-        out_channels: C'.
-        kernel_size: taps, at least the stride.
-        stride: samples per frame.
-        groups: blocked connections.
-        bias: adds a learned bias.
-
-    Raises:
-        ValueError: the kernel is shorter than the stride.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        groups: int = 1,
-        bias: bool = True,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride=stride, groups=groups, bias=bias)
-        if kernel_size < stride:
-            raise ValueError(f"a kernel of {kernel_size} leaves holes at a stride of {stride}")
-        self.first = kernel_size - stride - (kernel_size - stride) // 2
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """`(B, C, T)` to `(B, C', T * stride)`."""
-        y = F.conv_transpose1d(x, self.weight, self.bias, self.stride, 0, 0, self.groups, self.dilation)
-        return y[..., self.first : self.first + x.shape[-1] * self.stride[0]]
-
-
-def _convolve(conv: nn.Conv1d, x: Tensor, padding: int = 0) -> Tensor:
+def convolve_with(conv: nn.Conv1d, x: Tensor, padding: int = 0) -> Tensor:
+    """`convolve` with the weights and settings of a module."""
     return convolve(
         x,
         conv.weight,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from codec.errors import CodecError
+
+if TYPE_CHECKING:
+    from codec.nn.signal import SignalStatistics
 
 
 class StreamState:
     """Histories of every stateful module of one batch of streams.
 
-    Modules read with `get` and write with `put`; each uses itself as the key, so one model serves any number of
-    streams and a failed stream takes its memory with it.
+    Modules read with `get` and write with `put`; each uses itself as the key, so one model serves any number
+    of streams and a failed stream takes its memory with it.
 
     Args:
         batch_size: number of parallel streams B.
@@ -21,6 +26,8 @@ class StreamState:
 
     Attributes:
         active: `(B,)` bool or None (all). Rows set False keep their histories untouched by `put`.
+        last: what is pushed now ends the stream: modules that hold samples back give them out.
+        statistics: of the whole signal, for networks that normalize over it; None in a live stream.
     """
 
     def __init__(
@@ -30,7 +37,10 @@ class StreamState:
         self.device = torch.device(device)
         self.dtype = dtype
         self.active: Tensor | None = None
+        self.last = False
+        self.statistics: SignalStatistics | None = None
         self._store: dict[Any, Tensor] = {}
+        self._held: dict[Any, Tensor] = {}
 
     def get(self, key: Any, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
         """The tensor last put under `key`, or zeros `(B, *shape)` at first use."""
@@ -52,11 +62,33 @@ class StreamState:
         # a view of the caller's buffer would keep the whole chunk alive and follow its later changes
         self._store[key] = value.clone()
 
+    def take(self, key: Any) -> Tensor | None:
+        """What was held back under `key`, or None; the stream no longer has it."""
+        return self._held.pop(key, None)
+
+    def hold(self, key: Any, value: Tensor) -> None:
+        """Hold `value` `(B, ..., n)` back, any n: for modules whose output lags their input.
+
+        Raises:
+            CodecError: only some rows are active; the streams of a network that looks ahead move together.
+        """
+        if self.active is not None:
+            raise CodecError("streams of a codec that looks ahead cannot stop and go one by one")
+        self._held[key] = value.detach().clone()
+
     def reset(self, rows: Tensor | None = None) -> None:
-        """Forget everything, or only the streams where `rows` `(B,)` is True."""
+        """Forget everything, or only the streams where `rows` `(B,)` is True.
+
+        Raises:
+            CodecError: only some rows, in a network that looks ahead.
+        """
         if rows is None:
             self._store.clear()
+            self._held.clear()
+            self.last = False
             return
+        if self._held:
+            raise CodecError("streams of a codec that looks ahead cannot start one by one")
         for key, value in self._store.items():
             self._store[key] = value.masked_fill(rows.view(-1, *[1] * (value.dim() - 1)), 0)
 
@@ -64,9 +96,13 @@ class StreamState:
         """An independent copy: both can go on from here."""
         other = StreamState(self.batch_size, self.device, self.dtype)
         other.active = None if self.active is None else self.active.clone()
+        other.last = self.last
+        other.statistics = self.statistics
         other._store = {key: value.clone() for key, value in self._store.items()}
+        other._held = {key: value.clone() for key, value in self._held.items()}
         return other
 
     def nbytes(self) -> int:
         """Bytes held by all histories."""
-        return sum(value.numel() * value.element_size() for value in self._store.values())
+        kept = [*self._store.values(), *self._held.values()]
+        return sum(value.numel() * value.element_size() for value in kept)

@@ -1,0 +1,186 @@
+"""Convolutions that look ahead or mirror the ends of the signal, offline and in streams that lag accordingly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codec.nn.conv import convolve_with
+from codec.nn.state import StreamState
+
+
+class PaddedConv1d(nn.Conv1d):
+    """Convolution over a signal with padded ends: `(B, C, N)` to `(B, C', ceil(N / stride))`.
+
+    In a stream it gives out the frames whose input is complete, and with `state.last` the rest: together the
+    frames of the whole signal.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        kernel_size: taps.
+        stride: hop of the output; at most `(kernel_size - 1) * dilation + 1`.
+        dilation: distance of the taps.
+        groups: blocked connections, as in `nn.Conv1d`.
+        bias: adds a learned bias.
+        causal: all padding goes in front; otherwise half of it, the odd one in front.
+        mirror: the padding is the signal's mirror image (EnCodec) instead of zeros.
+
+    Raises:
+        ValueError: the stride is longer than the kernel's reach.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        causal: bool = False,
+        mirror: bool = False,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, groups=groups, bias=bias
+        )
+        total = (kernel_size - 1) * dilation + 1 - stride
+        if total < 0:
+            raise ValueError(f"a stride of {stride} skips samples with a kernel of {kernel_size}")
+        self.right = 0 if causal else total // 2
+        self.left = total - self.right
+        self.mirror = mirror
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        """`(B, C, N)` to `(B, C', ceil(N / stride))`; in a stream, to the frames that are complete by now."""
+        if state is not None:
+            return self._stream(x, state)
+        stride = self.stride[0]
+        missing = -x.shape[-1] % stride
+        if not self.mirror and self.left == self.right and missing == 0:
+            return convolve_with(self, x, self.left)
+        return convolve_with(self, pad_ends(x, self.left, self.right + missing, mirror=self.mirror))
+
+    def _stream(self, x: Tensor, state: StreamState) -> Tensor:
+        stride = self.stride[0]
+        # the mirror image of the end reaches back behind what the next frame needs
+        spent = stride if self.mirror else 0
+        held = state.take(self)
+        if held is None:
+            start = state.take((self, "start"))
+            x = x if start is None else torch.cat([start, x], dim=-1)
+            if state.last:
+                return self(x) if x.shape[-1] else self._nothing(x)
+            if self.mirror and x.shape[-1] <= self.left + self.right + stride:
+                state.hold((self, "start"), x)
+                return self._nothing(x)
+            x = F.pad(pad_ends(x, self.left, 0, mirror=self.mirror), (spent, 0))
+        else:
+            x = torch.cat([held, x], dim=-1)
+        if state.last:
+            missing = -(x.shape[-1] - spent - self.left) % stride
+            x = pad_ends(x, 0, self.right + missing, mirror=self.mirror)
+        frames = max(0, (x.shape[-1] - spent - self.left - self.right) // stride)
+        if not state.last:
+            state.hold(self, x[..., frames * stride :])
+        if frames == 0:
+            return self._nothing(x)
+        return convolve_with(self, x[..., spent : spent + self.left + self.right + frames * stride])
+
+    def _nothing(self, x: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[0], self.out_channels, 0)
+
+
+class PaddedConvTranspose1d(nn.ConvTranspose1d):
+    """Transposed convolution cut evenly at both ends: `(B, C, T)` to `(B, C', T * stride)`.
+
+    In a stream its output lags by the samples cut in front; `state.last` brings the rest.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        kernel_size: taps, at least the stride.
+        stride: samples per frame.
+        groups: blocked connections.
+        bias: adds a learned bias.
+
+    Raises:
+        ValueError: the kernel is shorter than the stride.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, groups=groups, bias=bias)
+        if kernel_size < stride:
+            raise ValueError(f"a kernel of {kernel_size} leaves holes at a stride of {stride}")
+        total = kernel_size - stride
+        self.cut = total - total // 2
+        self.history = -(-kernel_size // stride) - 1
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:  # type: ignore[override]
+        """`(B, C, T)` to `(B, C', T * stride)`; in a stream, to the samples that are complete by now."""
+        stride = self.stride[0]
+        if state is None:
+            return self._transpose(x)[..., self.cut : self.cut + x.shape[-1] * stride]
+        held = state.take(self)
+        first = self.history * stride
+        if held is None:
+            start = state.take((self, "start"))
+            x = x if start is None else torch.cat([start, x], dim=-1)
+            if state.last and x.shape[-1]:
+                return self(x)
+            if state.last or x.shape[-1] * stride <= self.cut:
+                state.hold((self, "start"), x)
+                return x.new_zeros(x.shape[0], self.out_channels, 0)
+            first += self.cut
+            held = x.new_zeros(*x.shape[:2], self.history)
+        # the frames before were heard already; their taps that reach into this chunk are in the sum
+        x = torch.cat([held, x], dim=-1)
+        if x.shape[-1] == 0:
+            return x.new_zeros(x.shape[0], self.out_channels, 0)
+        if not state.last:
+            state.hold(self, x[..., x.shape[-1] - self.history :])
+        end = x.shape[-1] * stride + (self.cut if state.last else 0)
+        return self._transpose(x)[..., first:end]
+
+    def _transpose(self, x: Tensor) -> Tensor:
+        return F.conv_transpose1d(x, self.weight, self.bias, self.stride, 0, 0, self.groups, self.dilation)
+
+
+def pad_ends(x: Tensor, left: int, right: int, *, mirror: bool) -> Tensor:
+    """Pad `x` `(B, C, N)` with zeros or with its mirror image.
+
+    A signal too short for its image gets zeros behind it first, as in EnCodec's release.
+    """
+    if not mirror:
+        return F.pad(x, (left, right)) if left or right else x
+    short = max(0, max(left, right) - x.shape[-1] + 1)
+    y = F.pad(F.pad(x, (0, short)), (left, right), mode="reflect")
+    return y[..., : y.shape[-1] - short]
+
+
+def align(key: object, signals: list[Tensor], state: StreamState | None) -> list[Tensor]:
+    """Signals `(B, C, n_i)` that lag differently, cut to what all have given; the rest is held back."""
+    if state is None:
+        return signals
+    held = [state.take((key, index)) for index in range(len(signals))]
+    joined = [
+        signal if before is None else torch.cat([before, signal], dim=-1)
+        for before, signal in zip(held, signals, strict=True)
+    ]
+    count = min(signal.shape[-1] for signal in joined)
+    for index, signal in enumerate(joined):
+        if signal.shape[-1] > count:
+            state.hold((key, index), signal[..., count:])
+    return [signal[..., :count] for signal in joined]
