@@ -157,6 +157,15 @@ class TestMel:
         with pytest.raises(ValueError, match="zip"):
             LogMelLoss(16000, windows=(512, 1024), n_mels=(20,))
 
+    def test_unknown_choices(self) -> None:
+        for kind, wrong in (
+            (LogMelLoss, {"base": 2}),
+            (LogMelLoss, {"scale": "bark"}),
+            (SoundStreamMelLoss, {"alpha": 0}),
+        ):
+            with pytest.raises(ValueError, match="neither"):
+                kind(16000, **wrong)  # type: ignore[arg-type]
+
     @pytest.mark.parametrize(("alpha", "average"), [("sqrt", False), ("one", True)])
     def test_soundstream_form(self, alpha: str, average: bool) -> None:
         torch.manual_seed(0)
@@ -342,6 +351,16 @@ class TestAdversarial:
         kind()(judgement(features=[[a]]), judgement(features=[[b]]))["fm"].backward()
         assert a.grad is None
         assert b.grad is not None
+
+    def test_gradient_of_features_keeps_their_layout(self) -> None:
+        torch.manual_seed(0)
+        real, fake = (torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last) for _ in range(2))
+        fake.requires_grad_()
+        found = []
+        fake.register_hook(found.append)
+        FeatureLoss(factor=1)(judgement(features=[[real]]), judgement(features=[[fake]]))["fm"].backward()
+        assert found[0].is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(found[0], (fake - real).sign() / fake.numel())
 
     def test_features_do_not_depend_on_scale_when_normalized(self) -> None:
         torch.manual_seed(0)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 Reduction = Literal["sum", "mean"]
 
@@ -173,5 +174,26 @@ def _layers(real: Judgement, fake: Judgement) -> list[tuple[Tensor, Tensor]]:
 
 
 def _distance(real: Tensor, fake: Tensor) -> Tensor:
-    """Mean absolute difference in float32; the difference itself stays in the features' own type."""
-    return (fake - real).abs().mean(dtype=torch.float32)
+    """Mean absolute difference, a scalar in float32; the difference itself stays in the features' own type."""
+    distance: Tensor = _MeanAbsoluteError.apply(fake, real)
+    return distance
+
+
+class _MeanAbsoluteError(torch.autograd.Function):
+    """Mean of |fake - real| whose gradient keeps the memory layout of `fake`.
+
+    The gradient of `.abs().mean()` is made with the default layout. Where features have channels last, every
+    step back from there mixes two layouts, and the generator's step takes twice as long on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, fake: Tensor, real: Tensor) -> Tensor:
+        difference = fake - real
+        ctx.save_for_backward(difference)
+        return difference.abs().mean(dtype=torch.float32)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference.sign().mul_(gradient / difference.numel()), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -33,7 +34,7 @@ class LogMelLoss(ReconstructionLoss):
         padding: of the ends, see `codec.nn.spectrogram.STFT`.
 
     Raises:
-        ValueError: the lists differ in length.
+        ValueError: the lists differ in length, or the base or scale is unknown.
     """
 
     names = ("mel",)
@@ -56,9 +57,10 @@ class LogMelLoss(ReconstructionLoss):
         super().__init__()
         hops = [max(1, window // 4) for window in windows] if hops is None else hops
         n_ffts = windows if n_ffts is None else n_ffts
+        if str(base) not in ("e", "10"):
+            raise ValueError(f"the base {base!r} is neither 'e' nor '10'")
         self.floor = floor
-        # log10 is the natural logarithm times this
-        self.factor = {"e": 1.0, "10": 0.4342944819032518}[str(base)]
+        self.factor = math.log10(math.e) if str(base) == "10" else 1.0
         self.mels = nn.ModuleList(
             _Mel(STFT(n_fft, hop, window, padding=padding), sample_rate, mels, low, high, scale)
             for window, hop, n_fft, mels in zip(windows, hops, n_ffts, n_mels, strict=True)
@@ -89,6 +91,9 @@ class SoundStreamMelLoss(ReconstructionLoss):
         low: lower edge of the mels in Hz.
         least_fft: least length of a transform.
         floor: added before the logarithm.
+
+    Raises:
+        ValueError: alpha is unknown.
     """
 
     names = ("mel",)
@@ -106,9 +111,11 @@ class SoundStreamMelLoss(ReconstructionLoss):
         floor: float = 1e-5,
     ) -> None:
         super().__init__()
+        if alpha not in ("sqrt", "one"):
+            raise ValueError(f"alpha {alpha!r} is neither 'sqrt' nor 'one'")
         self.floor = floor
         self.scale = 1 / len(windows) if average else 1.0
-        self.alphas = [{"sqrt": (window / 2) ** 0.5, "one": 1.0}[alpha] for window in windows]
+        self.alphas = [(window / 2) ** 0.5 if alpha == "sqrt" else 1.0 for window in windows]
         self.mels = nn.ModuleList(
             _Mel(
                 STFT(max(window, least_fft), max(1, window // 4), window, normalized=True),
