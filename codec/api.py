@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -18,17 +18,15 @@ from codec import assets, audio, checkpoint
 from codec.bitstream import Header, TokReader, TokWriter, atomic_write
 from codec.bitstream.header import RESAMPLERS
 from codec.errors import AudioError, CheckpointError, ConfigError, TokError
+from codec.long import decode_pieces, encode_pieces
 from codec.models.codec import Codec
-from codec.stream import StreamDecoder, StreamEncoder
-
-if TYPE_CHECKING:
-    from codec.bitstream.pack import Codes
 
 T = TypeVar("T")
 File = str | os.PathLike[str] | BinaryIO
 Progress = Callable[[int, int | None], None]  # samples of the source done, and in all where known
 
 BLOCK_SECONDS = 10  # of audio in memory at a time, whatever the length of the file
+AT_ONCE_SECONDS = 30  # up to this length, for codecs that are not causal
 RESAMPLER_NUMBERS = {name: number for number, name in RESAMPLERS.items()}
 
 
@@ -113,12 +111,14 @@ def encode_file(
     *,
     num_codebooks: int | None = None,
     beam: int = 1,
+    refine: int = 0,
     channels: str = "mix",
     progress: Progress | None = None,
 ) -> Encoded:
     """Turn a sound file into a token file.
 
-    Memory does not grow with the length where the codec is causal. The codes are those of the whole file at once.
+    Memory does not grow with the length, and the codes are those of the whole file at once. (A codec that normalises
+    over the whole signal reads a long file once for each such layer.)
 
     Args:
         source: path of a sound file of any rate and channel count, or a binary file.
@@ -126,6 +126,7 @@ def encode_file(
         codec: from `load`; the default model if not given.
         num_codebooks: use the first books only, for a lower bit rate.
         beam: candidates kept by the search.
+        refine: sweeps of coordinate descent after the search.
         channels: where the channel count is not the model's: `mix` them, `split` them or `refuse`.
         progress: called after every block.
 
@@ -141,9 +142,21 @@ def encode_file(
         # an MP3 header may only estimate the length; the end of the token file then tells it
         known = None if info.format == "MPEG" else info.frames
         header = make_header(codec, plan, known, num_codebooks)
+
+        def pieces() -> Iterator[Tensor]:
+            if reader.position:
+                reader.seek(0)
+            fit = audio.ToModel(plan)
+            for piece in chain(map(fit.push, _blocks(reader, progress)), _last(fit.flush)):
+                yield torch.from_numpy(piece).to(codec.device)
+
+        whole = _at_once(codec, info.seconds)
         with _opened(target) as file, TokWriter(file, header) as writer:
-            for codes in _encode(codec, plan, _blocks(reader, progress), num_codebooks, beam):
-                writer.write(codes)
+            for codes in encode_pieces(
+                codec, pieces, num_codebooks=num_codebooks, beam=beam, refine=refine, at_once=whole
+            ):
+                # book after book, the streams side by side
+                writer.write(codes.transpose(0, 1).flatten(0, 1).cpu().numpy())
             if known is not None and reader.position != known:
                 raise AudioError(f"{reader.name}: is cut: it ends after {reader.position} of {known} samples")
             writer.num_samples = reader.position
@@ -176,14 +189,24 @@ def decode_file(
     """
     codec = codec or load()
     with _opened(source, "rb") as file:
+        start = file.tell()
         reader = TokReader(file)
         plan = plan_for(codec, reader.header)
         header = replace(reader.header, num_samples=reader.num_samples)
+        seconds = None if header.num_samples is None else header.num_samples / header.sample_rate
         restore = audio.FromModel(plan, header.num_samples)
+
+        def pieces() -> Iterator[Tensor]:
+            file.seek(start)
+            for chunk in TokReader(file):
+                if isinstance(chunk, np.ndarray):
+                    codes = torch.from_numpy(chunk).unflatten(0, (-1, plan.streams)).transpose(0, 1)
+                    yield codes.to(codec.device)
+
         with audio.Writer(target, plan.sample_rate, plan.restored_channels, format=format) as writer:
             done = 0
-            for block in _decode(codec, plan, _whole_chunks(reader)):
-                writer.write(restore.push(block))
+            for block in decode_pieces(codec, pieces, at_once=_at_once(codec, seconds)):
+                writer.write(restore.push(block.cpu().numpy()))
                 done += block.shape[-1]
                 if progress is not None:
                     progress(round(done * plan.sample_rate / plan.model_rate), header.num_samples)
@@ -257,6 +280,11 @@ def _legal(codec: Codec, num_codebooks: int | None) -> int:
     return num_codebooks
 
 
+def _at_once(codec: Codec, seconds: float | None) -> bool:
+    """Whether a file goes through a codec that looks ahead in one go: faster, while it fits into memory."""
+    return not codec.causal and seconds is not None and seconds <= AT_ONCE_SECONDS
+
+
 def _blocks(reader: audio.Reader, progress: Progress | None) -> Iterator[audio.Audio]:
     for block in reader.blocks(BLOCK_SECONDS * reader.info.sample_rate):
         yield block
@@ -264,53 +292,9 @@ def _blocks(reader: audio.Reader, progress: Progress | None) -> Iterator[audio.A
             progress(reader.position, reader.info.frames)
 
 
-@torch.inference_mode()
-def _encode(
-    codec: Codec, plan: audio.Plan, blocks: Iterable[audio.Audio], num_codebooks: int, beam: int
-) -> Iterator[Codes]:
-    """Codes `(K * S, t)` of blocks `(C, n)` of the source; S is 1 unless the channels are split."""
-    fit = audio.ToModel(plan)
-    pieces = (
-        torch.from_numpy(piece).to(codec.device) for piece in chain(map(fit.push, blocks), _last(fit.flush))
-    )
-    if not codec.causal:
-        yield _rows(codec.encode(torch.cat(list(pieces), dim=-1), num_codebooks=num_codebooks, beam=beam))
-        return
-    encoder = StreamEncoder(codec, batch_size=plan.streams, num_codebooks=num_codebooks, beam=beam)
-    for piece in pieces:
-        yield _rows(encoder.push(piece))
-    yield _rows(encoder.flush())
-
-
-@torch.inference_mode()
-def _decode(codec: Codec, plan: audio.Plan, chunks: Iterable[Codes]) -> Iterator[audio.Audio]:
-    """Audio `(S, C, n)` at the model's rate of codes `(K * S, t)`, the decoder's lag taken away."""
-    pieces = (torch.from_numpy(rows).unflatten(0, (-1, plan.streams)).transpose(0, 1) for rows in chunks)
-    pieces = (piece.to(codec.device) for piece in pieces)
-    if not codec.causal:
-        yield codec.decode(torch.cat(list(pieces), dim=-1)).cpu().numpy()
-        return
-    decoder = StreamDecoder(codec, batch_size=plan.streams)
-    late = codec.delay
-    for block in chain(map(decoder.push, pieces), _last(decoder.flush)):
-        yield block[..., late:].cpu().numpy()
-        late = max(0, late - block.shape[-1])
-
-
 def _last(make: Callable[[], T]) -> Iterator[T]:
     """One item, made when all before it are used up."""
     yield make()
-
-
-def _rows(codes: Tensor) -> Codes:
-    """`(S, K, t)` as the rows of a token file: book after book, the streams side by side."""
-    return codes.transpose(0, 1).flatten(0, 1).cpu().numpy()
-
-
-def _whole_chunks(reader: TokReader) -> Iterator[Codes]:
-    for chunk in reader:
-        if isinstance(chunk, np.ndarray):
-            yield chunk
 
 
 def _check_length(header: Header, decoded: int) -> None:

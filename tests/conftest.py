@@ -44,6 +44,6 @@ def make_model(path: Path, config: dict[str, Any], *, seed: int = 0, half: bool 
         torch.manual_seed(seed)
         codec = build(config)
         # one training step places the codebooks among the latents
-        codec.train()(0.1 * torch.randn(4, codec.channels, 100 * codec.hop))
+        codec.train()(0.1 * torch.randn(2, codec.channels, 50 * codec.hop))
     checkpoint.save(codec, path, config, {"recipe": "tiny", "licence": "CC0-1.0", "data": "noise"}, half=half)
     return path

@@ -108,36 +108,49 @@ def test_an_mp3_keeps_its_decoded_length(codec, tmp_path):
     assert header.num_samples == done.header.num_samples == soundfile.info(tmp_path / "out.wav").frames
 
 
-def test_a_codec_that_looks_ahead_gives_the_codes_of_the_whole_file(tiny_config, tmp_path):
+@pytest.fixture(scope="module")
+def looking_ahead(tiny_config, tmp_path_factory):
+    """A codec that is not causal and normalises over the whole signal."""
+    parts = {"dim": 32, "rates": [5, 4], "kernels": [9, 8], "branch_kernels": [3], "dilations": [1, 3]}
     config = tiny_config | {
         "model": {
             "sample_rate": 16000,
             "channels": 1,
-            "encoder": {
-                "name": "hificodec_encoder",
-                "dim": 32,
-                "width": 4,
-                "rates": [5, 4],
-                "kernels": [9, 8],
-            },
-            "decoder": {
-                "name": "hificodec_decoder",
-                "dim": 32,
-                "width": 32,
-                "rates": [5, 4],
-                "kernels": [9, 8],
-            },
+            "encoder": {"name": "hificodec_encoder", "width": 8} | parts,
+            "decoder": {"name": "hificodec_decoder", "width": 32} | parts,
         }
     }
-    codec = api.load(make_model(tmp_path / "m.safetensors", config))
+    return api.load(make_model(tmp_path_factory.mktemp("model") / "m.safetensors", config))
+
+
+@pytest.mark.parametrize("at_once", [0, 30])
+def test_a_codec_that_looks_ahead_gives_the_codes_of_the_whole_file(
+    looking_ahead, tmp_path, monkeypatch, at_once
+):
+    codec = looking_ahead
     assert not codec.causal
-    noise(tmp_path / "in.wav", 0.5)
+    monkeypatch.setattr(api, "BLOCK_SECONDS", 1)
+    monkeypatch.setattr(api, "AT_ONCE_SECONDS", at_once)
+    samples = audio.read(SPEECH)[0][:, : 2 * 16000 + 7]
+    audio.write(tmp_path / "in.wav", samples, 16000)
     api.encode_file(tmp_path / "in.wav", tmp_path / "a.tok", codec)
     with torch.inference_mode():
-        whole = codec.encode(torch.from_numpy(audio.read(tmp_path / "in.wav")[0])[None])
+        whole = codec.encode(torch.from_numpy(samples)[None])
+        restored = codec.decode(whole, num_samples=samples.shape[1])[0, 0]
     assert np.array_equal(read_tok(tmp_path / "a.tok")[1], whole[0].numpy())
     api.decode_file(tmp_path / "a.tok", tmp_path / "out.wav", codec)
-    assert soundfile.info(tmp_path / "out.wav").frames == 8000
+    written = soundfile.read(tmp_path / "out.wav", dtype="float32")[0]
+    np.testing.assert_allclose(written, restored.clamp(-1, 1).numpy(), atol=2e-5)
+
+
+def test_refinement_reaches_the_search(codec, tmp_path):
+    for name, settings in [("a", {}), ("b", {"beam": 4, "refine": 1})]:
+        api.encode_file(SPEECH, tmp_path / f"{name}.tok", codec, **settings)
+    greedy, searched = (read_tok(tmp_path / f"{name}.tok")[1] for name in "ab")
+    samples = torch.from_numpy(audio.read(SPEECH)[0])[None]
+    with torch.inference_mode():
+        assert np.array_equal(codec.encode(samples, beam=4, refine=1)[0].numpy(), searched)
+    assert not np.array_equal(greedy, searched)
 
 
 def test_a_failure_leaves_no_file_and_spares_the_old_one(codec, tmp_path):

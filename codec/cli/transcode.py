@@ -35,6 +35,7 @@ def encode(
         str, typer.Option(help="If the channels are not the model's: mix them, split them, or refuse.")
     ] = "mix",
     beam: Annotated[int, typer.Option(min=1, help="Candidates of the codebook search: slower, closer.")] = 1,
+    refine: Annotated[int, typer.Option(min=0, help="Sweeps that improve the codes after the search.")] = 0,
     force: Force = False,
 ) -> None:
     """Turn sound into tokens. Any sample rate and channel count; the token file remembers both."""
@@ -51,7 +52,14 @@ def encode(
     def work(job: files.Job, progress: files.Progress) -> str:
         with files.reading(job.source) as sound, files.writing(job.target) as tokens:
             done = api.encode_file(
-                sound, tokens, codec, num_codebooks=count, beam=beam, channels=channels, progress=progress
+                sound,
+                tokens,
+                codec,
+                num_codebooks=count,
+                beam=beam,
+                refine=refine,
+                channels=channels,
+                progress=progress,
             )
         return (
             f"{done.seconds:.2f} s, {len(done.header.codebook_sizes)} x {done.num_frames} tokens, "
