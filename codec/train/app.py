@@ -37,6 +37,7 @@ from codec.train.config import RunConfig, codebook_choices, parse
 from codec.train.data import EndlessData
 from codec.train.pictures import Pictures
 from codec.train.screen import screen
+from codec.train.size import tiny
 from codec.train.task import CodecTask
 
 USAGE = """\
@@ -129,6 +130,8 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         CodecError: the run cannot go on.
     """
     config = parse(cfg)
+    if config.size == "tiny":
+        config = tiny(config)
     _quiet()
     folder = Path(config.dir)
     checkpoint = _starting_point(config, folder)
@@ -137,8 +140,6 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     if config.hop is not None and codec.hop != config.hop:
         raise ConfigError(f"the model's strides multiply to {codec.hop}, but the hop is {config.hop}")
     data = make_data(config, codec)
-    if checkpoint is None:
-        codec.start(first_crops(data, 16 * max(codec.quantizer.codebook_sizes) * codec.hop))
     about = {
         "config": config.codec,
         "recipe": config.name,
@@ -146,6 +147,10 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         "data": describe_data(config, data),
     }
     task = make_task(config, codec, batches_per_epoch=data.batches_per_epoch, about=about)
+    if checkpoint is None:
+        frames = 16 * max(codec.quantizer.codebook_sizes)
+        most = 1024 if config.batch_limit is None else 4 * config.batch_limit
+        task.start(first_crops(data, frames * codec.hop, most))
     folder.mkdir(parents=True, exist_ok=True)
 
     console = make_console()
@@ -183,9 +188,9 @@ def make_data(config: RunConfig, codec: Codec) -> EndlessData:
     return EndlessData(sample_rate=codec.sample_rate, channels=codec.channels, seed=config.seed, **settings)
 
 
-def first_crops(data: EndlessData, samples: int) -> Tensor:
-    """About `samples` samples of training crops `(B, C, N)`, for models that start from data; 64 to 1024 crops."""
-    count = min(1024, max(64, samples // data.dataset.length))
+def first_crops(data: EndlessData, samples: int, most: int) -> Tensor:
+    """About `samples` samples of training crops `(B, C, N)`, at least 64 and at most `most` crops."""
+    count = min(most, max(64, samples // data.dataset.length))
     return torch.from_numpy(np.stack([data.dataset[number]["audio"] for number in range(count)]))
 
 

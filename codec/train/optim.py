@@ -58,9 +58,9 @@ class Average(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def update(self, module: nn.Module, updates: int) -> None:
-        """Take in the present weights of `module`, after `updates` earlier ones."""
-        decay = min(self.decay, (1 + updates) / (10 + updates))
+    def update(self, module: nn.Module, updates: int, decay: float | None = None) -> None:
+        """Take in the present weights of `module`, after `updates` earlier ones; decay 0 copies them."""
+        decay = min(self.decay, (1 + updates) / (10 + updates)) if decay is None else decay
         old, new = [], []
         for mine, theirs in zip(_tensors(self.module), _tensors(module), strict=True):
             if mine.is_floating_point():

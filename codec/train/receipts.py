@@ -65,7 +65,9 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
         source | {"root": Path(source["root"]).name} if source.get("root") else source
         for source in data.get("sources") or []
     ]
-    return config | {"data": data, "dir": Path(config["dir"]).name, "resume": bool(config["resume"])}
+    logger = {key: value for key, value in config["logger"].items() if key != "save_dir"}
+    place = {"dir": Path(config["dir"]).name, "resume": bool(config["resume"])}
+    return config | {"data": data, "logger": logger} | place
 
 
 def thin(rows: list[dict[str, Any]], keys: Iterable[str], most: int = POINTS) -> list[dict[str, float]]:

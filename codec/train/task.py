@@ -104,6 +104,12 @@ class CodecTask(lightning.LightningModule):
         """The weights that are validated and exported: the average, if there is one."""
         return self.codec if self.average is None else self.average.module  # type: ignore[return-value]
 
+    def start(self, audio: Tensor) -> None:
+        """Before a fresh run: what starts from data is set from crops `(B, C, N)`."""
+        self.codec.start(audio)
+        if self.average is not None:
+            self.average.update(self.codec, updates=0, decay=0.0)
+
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One batch `{"audio": (B, C, N), "path": [...], "start": [...]}`."""
         audio = batch["audio"]

@@ -1,0 +1,415 @@
+"""Training: two networks in one step, exact resuming, signals, bad batches, bad configurations."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torch import Tensor
+
+from codec import assets
+from codec.errors import CodecError, ConfigError
+from codec.train import app, recipes
+from codec.train.app import main, train
+from codec.train.callbacks import Monitor, read_log
+from codec.train.config import LogConfig, ScheduleConfig, codebook_choices, parse
+from codec.train.meter import BookUse, Meter
+from codec.train.optim import Average, rate_factor
+from codec.train.task import CodecTask, Diverged
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "model=fourier",
+    "quantizer=rvq",
+    "discriminator=small_stft",
+    "loss=speech",
+    "optim=adamw",
+    "logger=none",
+    "size=tiny",
+    "quantizer.num_codebooks=3",
+    "quantizer.codebook_size=32",
+    "data.samples=6400",
+    "batch_limit=2",
+    "data.num_workers=0",
+    "data.valid_clips=2",
+    "data.valid_seconds=0.5",
+    "log.every=2",
+    "trainer.val_check_interval=4",
+    "checkpoint.minutes=null",
+    "train.steps=4",
+]
+
+
+Config = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Composes a small run in a folder of the test."""
+
+    def make(*overrides: str, name: str = "run") -> DictConfig:
+        with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
+            return compose("config", overrides=[*SMALL, f"dir={tmp_path / name}", *overrides])
+
+    return make
+
+
+def test_a_run_leaves_a_log_a_receipt_and_metrics(config: Config, tmp_path: Path) -> None:
+    metrics, objects = train(config("train.d_start=2", "logger=tensorboard", "log.clips=1"))
+    assert {"mel_distance", "mel", "usage"} <= metrics.keys()
+    assert objects["trainer"].global_step == 4
+    rows = read_log(tmp_path / "run" / "log.jsonl")
+    assert [(row["kind"], row["step"]) for row in rows] == [("train", 2), ("train", 4), ("valid", 4)]
+    assert "disc" not in rows[0], "the discriminators start at batch 2"
+    assert "disc" in rows[1]
+    receipt = json.loads((tmp_path / "run" / "receipt.json").read_text())
+    assert receipt["steps"] == 4
+    assert receipt["kbps"] == objects["codec"].bitrate() / 1000
+    assert receipt["data"]["hash"]
+    assert receipt["evaluation"] == metrics
+    assert str(tmp_path) not in json.dumps(receipt)
+    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
+
+
+def test_generator_step_leaves_the_discriminators_alone(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    step = CodecTask._generator_step
+
+    def watched(self: CodecTask, *arguments: Any) -> bool:
+        assert self.discriminators is not None
+        parameters = list(self.discriminators.parameters())
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, 3.0)
+        before = [parameter.detach().clone() for parameter in parameters]
+        finite = step(self, *arguments)
+        seen.append(all(bool((p.grad == 3.0).all()) for p in parameters if p.grad is not None))
+        seen.append(all(torch.equal(p, b) for p, b in zip(parameters, before, strict=True)))
+        seen.append(all(p.requires_grad and p.grad is not None for p in parameters))
+        for parameter in parameters:
+            parameter.grad = None
+        return finite
+
+    monkeypatch.setattr(CodecTask, "_generator_step", watched)
+    train(config("train.steps=2"))
+    assert seen == [True] * 6
+
+
+def test_discriminator_step_leaves_the_codec_alone(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    step = CodecTask._discriminator_step
+
+    def watched(self: CodecTask, audio: Tensor, estimate: Tensor) -> bool:
+        assert self.discriminators is not None
+        before = [parameter.detach().clone() for parameter in self.discriminators.parameters()]
+        finite = step(self, audio, estimate)
+        seen.append(all(parameter.grad is None for parameter in self.codec.parameters()))
+        changed = zip(self.discriminators.parameters(), before, strict=True)
+        seen.append(any(not torch.equal(p, b) for p, b in changed))
+        return finite
+
+    monkeypatch.setattr(CodecTask, "_discriminator_step", watched)
+    train(config("train.steps=4", "train.d_every=2"))
+    assert seen == [True] * 4, "two of four batches train the discriminators, and only them"
+
+
+RESUME = [
+    "optim.schedule={name: exponential, every: epoch, gamma: 0.9, warmup: 2, floor: 0.0}",
+    "data.batches_per_epoch=3",
+    "train.codebooks=[1,3]",
+    "train.steps=8",
+    "data.num_workers=1",
+]
+
+
+def test_kill_and_resume_equals_an_uninterrupted_run(config: Config, tmp_path: Path) -> None:
+    train(config(*RESUME, "checkpoint.steps=100", name="whole"))
+    whole = torch.load(tmp_path / "whole" / "last.ckpt", weights_only=True)
+
+    cut = tmp_path / "cut"
+    overrides = [*SMALL, *RESUME, f"dir={cut}", "checkpoint.steps=3"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *overrides, "train.steps=100000"],
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+    )
+    _wait_for(cut / "last.ckpt", process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    at = torch.load(cut / "last.ckpt", weights_only=True)["batches"]
+    assert at % 3 == 0
+    if at > 8:
+        pytest.skip("the machine stalled: the run went past its end before it was killed")
+    train(config(*RESUME, "checkpoint.steps=100", "resume=true", name="cut"))
+    resumed = torch.load(cut / "last.ckpt", weights_only=True)
+    assert resumed["batches"] == whole["batches"] == 8
+    for key in ("state_dict", "optimizer_states", "loops", "codec", "global_step"):
+        assert _equal(resumed[key], whole[key]), key
+    batches = [row["batch"] for row in read_log(cut / "log.jsonl") if row["kind"] == "train"]
+    assert batches == [2, 4, 6, 8], "rows that the killed run wrote after its checkpoint are dropped"
+
+
+def test_signal_saves_and_ends_cleanly(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = CodecTask.training_step
+
+    def signalled(self: CodecTask, batch: Any, batch_idx: int) -> None:
+        step(self, batch, batch_idx)
+        if self.batches == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(CodecTask, "training_step", signalled)
+    _, objects = train(config("checkpoint.minutes=60"))
+    assert objects["task"].batches == 2
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["batches"] == 2
+    assert (tmp_path / "run" / "receipt.json").exists()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_bad_batch_is_skipped_and_changes_nothing(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshots: list[dict[str, Tensor]] = []
+    terms = CodecTask.terms
+
+    def poisoned(self: CodecTask, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
+        found = terms(self, estimate, target)
+        if self.training and self.batches in (1, 2):
+            snapshots.append({k: v.clone() for k, v in self.codec.named_parameters() if "quantizer" not in k})
+            found = {name: value * float("nan") for name, value in found.items()}
+        elif self.training and self.batches == 3:
+            snapshots.append({k: v.clone() for k, v in self.codec.named_parameters() if "quantizer" not in k})
+        return found
+
+    monkeypatch.setattr(CodecTask, "terms", poisoned)
+    _, objects = train(config("train.steps=3"))
+    assert objects["task"].batches == 5
+    assert objects["trainer"].global_step == 3
+    assert len(snapshots) == 3
+    assert _equal(snapshots[0], snapshots[1])
+    assert _equal(snapshots[0], snapshots[2])
+    assert all(value.isfinite().all() for value in objects["task"].state_dict().values())
+
+
+def test_bad_batches_in_a_row_stop_the_run_and_name_their_files(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(self: CodecTask, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
+        return {name: estimate.sum() * float("inf") for name in self.losses.names}
+
+    monkeypatch.setattr(CodecTask, "terms", poisoned)
+    with pytest.raises(Diverged, match=r"3 batches in a row .*\.flac"):
+        train(config("train.patience=3"))
+
+
+def test_spoiled_books_are_mended(config: Config) -> None:
+    _, objects = train(config("train.steps=1"))
+    task: CodecTask = objects["task"]
+    task.keep_books()
+    good = {name: value.clone() for name, value in task.codec.quantizer.state_dict().items()}
+    for value in task.codec.quantizer.state_dict().values():
+        if value.is_floating_point():
+            value.fill_(float("nan"))
+    task._mend_books()
+    assert _equal(task.codec.quantizer.state_dict(), good)
+
+
+def test_two_processes_stay_equal(config: Config, tmp_path: Path) -> None:
+    """The command line starts the second process itself; every rank writes down what it ends with."""
+    program = tmp_path / "ranks.py"
+    program.write_text(
+        "import os, sys, torch\n"
+        "from codec.train.task import CodecTask\n"
+        "def end(self):\n"
+        f"    torch.save(self.state_dict(), r'{tmp_path}/rank' + str(self.global_rank) + '.pt')\n"
+        "CodecTask.on_train_end = end\n"
+        "from codec.train.app import main\n"
+        "sys.exit(main())\n"
+    )
+    overrides = [
+        *SMALL,
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+        "trainer.precision=32-true",
+    ]
+    overrides += ["trainer.val_check_interval=4", f"dir={tmp_path / 'ddp'}", "checkpoint.steps=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(program), *overrides],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert _equal(first, second)
+    assert torch.load(tmp_path / "ddp" / "last.ckpt", weights_only=True)["batches"] == 4
+
+
+def test_sweep_gives_every_run_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = main(["--multirun", *SMALL, "train.steps=1", "seed=1,2", "hydra.sweep.dir=sweep"])
+    assert code == 0
+    receipts = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("sweep/*/receipt.json"))]
+    assert [receipt["seed"] for receipt in receipts] == [1, 2]
+
+
+def test_refuses_to_write_over_a_run(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.ckpt").write_bytes(b"")
+    with pytest.raises(ConfigError, match="resume=true"):
+        train(config())
+
+
+MISTAKES = {
+    "+loss.weights.loudness=1": "names 'loudness', but there is no such loss",
+    "~loss.weights.mel": "no weight for 'mel'",
+    "hop=300": "multiply to 320, but the hop is 300",
+    "+model.decoder.strides=[2,3]": "no setting 'strides'",
+    "model.encoder.frame=80": "hop is 160 and the decoder's is 320",
+    "train.bandwidths=[2]": "no number of books gives 2 kbps; there are 0.25, 0.5, 0.75 kbps",
+    "train.codebooks=[4]": "asks for 4 books",
+    "quantizer.name=rvqq": "did you mean 'rvq'",
+    "data.root=/nowhere/at/all": "/nowhere/at/all",
+    "trainer.precision=16-mixed": "32-true or bf16-mixed",
+    "train.steps=soon": "train.steps",
+    "+trian.steps=3": "no setting 'trian'",
+    "optim.schedule.name=linear": "'linear'",
+    "optim.generator._target_=torch.optim.Adagraad": "Adagraad",
+    "discriminator=none": "there is no such loss",
+    "loss.adversarial=null": "loss.adversarial",
+    "data={samples: 100000000, batch_size: 2}": "shorter than",
+}
+
+
+@pytest.mark.parametrize(("override", "sentence"), MISTAKES.items(), ids=MISTAKES)
+def test_mistakes_are_one_sentence_before_any_step(
+    override: str, sentence: str, config: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(CodecError) as error:
+        train(config(override, "size=full"))
+    assert sentence in str(error.value)
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_decoder_must_mirror_its_encoder(config: Config) -> None:
+    cfg = config(
+        "+model.encoder.strides=[2,4,5,8]",
+        "+model.decoder.strides=[8,5,4,3]",
+    )
+    with pytest.raises(ConfigError, match="does not mirror"):
+        parse(cfg)
+
+
+def test_bandwidths_become_books(config: Config) -> None:
+    parsed = parse(config("train.bandwidths=[1.5,0.75]"))
+    assert codebook_choices(parsed, {1: 750.0, 2: 1500.0}) == [2, 1]
+
+
+def test_help_and_unknown_recipe_list_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"{name} " in out and recipes.about(name) in out for name in recipes.names())
+    assert main(["+recipe=hificode"]) == 2
+    err = capsys.readouterr().err
+    assert "no recipe 'hificode'" in err
+    assert recipes.about("hificodec") in err
+
+
+def test_bad_override_is_told_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train.stepz=3"]) == 2
+    assert main(["+recipe=default", "data.root=/nowhere"]) == 1
+    err = capsys.readouterr().err
+    assert "stepz" in err
+    assert "/nowhere" in err
+    assert "Traceback" not in err
+
+
+def test_rates_warm_up_and_decay() -> None:
+    def at(schedule: ScheduleConfig, step: int, epoch: int = 0) -> float:
+        return rate_factor(schedule, step, epoch, steps=100, steps_per_epoch=10)
+
+    warm = ScheduleConfig(warmup=4)
+    assert [at(warm, step) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    cosine = ScheduleConfig("cosine", warmup=20, floor=0.1)
+    assert at(cosine, 20) == 1.0
+    assert at(cosine, 60) == pytest.approx(0.5)
+    assert at(cosine, 100) == 0.1
+    assert at(ScheduleConfig("cosine", every="epoch"), 99, 5) == pytest.approx(0.5)
+    assert at(ScheduleConfig("exponential", every="epoch", gamma=0.5), 35, 3) == 0.125
+    assert at(ScheduleConfig("exponential", gamma=0.5), 2, 0) == 0.25
+
+
+def test_average_follows_weights_and_copies_counters() -> None:
+    module = torch.nn.BatchNorm1d(2)
+    average = Average(module, 0.5)
+    average.train()
+    with torch.no_grad():
+        module.weight.fill_(3.0)
+        module.num_batches_tracked.fill_(7)
+    average.update(module, 1000)
+    assert average.module.weight.tolist() == [2.0, 2.0]
+    assert average.module.num_batches_tracked.item() == 7
+    assert not average.module.training
+    average.update(module, 0)
+    assert average.module.weight.tolist() == pytest.approx([2.9, 2.9]), "the first updates forget the start"
+
+
+def test_meter_counts_each_book() -> None:
+    meter = Meter((4, 2))
+    meter.count(torch.tensor([[[0, 1, 2, 3], [1, 1, 1, 1]], [[0, 0, 1, 1], [-1, -1, -1, -1]]]))
+    meter.count(torch.tensor([[[0, 0]]]))
+    first, second = meter.pull_books()
+    assert (first.tokens, first.used, second.tokens, second.used) == (10, 4, 4, 1)
+    assert second.perplexity == pytest.approx(1.0)
+    assert first.perplexity == pytest.approx(3.19, abs=0.05)
+    assert meter.pull_books() == []
+
+
+def test_collapsed_book_is_named_with_its_likely_cause(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor = Monitor(tmp_path, LogConfig(), app.make_console())
+    healthy, dead = BookUse(1024, 5000, 900, 700.0), BookUse(1024, 5000, 1, 1.0)
+    monitor._watch(1000, [healthy, dead])
+    told = capsys.readouterr().err
+    assert "collapsed codebook 1 (1 of 1024 codes in 5000 tokens, perplexity 1.0)" in told
+    assert "the books before it" in told
+    monitor._watch(1050, [healthy, dead])
+    assert capsys.readouterr().err == "", "told once, not with every row"
+    monitor._watch(1100, [dead, healthy])
+    assert "nearly constant" in capsys.readouterr().err
+
+
+def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None, "the run ended before it saved"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
