@@ -20,7 +20,9 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from codec.bitstream import read_tok
+from codec.build import build
 from codec.cli import app
+from codec.nn.receptive import receptive_field
 
 SUBPROCESS = [sys.executable, "-c", "from codec.cli import main; main()"]
 
@@ -300,8 +302,26 @@ def test_info_of_a_model_is_computed(codec, tiny_model):
     assert found["bit_rates"][3] == {"codebooks": 4, "kbps": 1.2, "tokens_per_second": 200}
     assert found["causal"] is True
     assert (found["look_ahead_ms"], found["latency_ms"]) == (30, 50)
+    assert found["receptive_field_ms"] == found["look_back_ms"] + 20 + 30
     assert (found["licence"], found["data"], found["recipe"]) == ("CC0-1.0", "noise", "tiny")
     assert "codebook sizes        4 x 64\n" in codec("info", tiny_model).stdout
+
+
+def test_the_reach_of_a_model_is_what_a_probe_finds(tiny_config):
+    """Gradients reach exactly as far as the layers say."""
+    codec = build(tiny_config).eval()
+    with torch.no_grad():
+        for value in codec.parameters():
+            value.copy_(0.3 * torch.randn_like(value))
+    for part, width, unit in [(codec.encoder, 1, 320), (codec.decoder, 16, 1)]:
+        field, frame = receptive_field(part), 30
+        x = torch.randn(1, width, 60 * unit, requires_grad=True)
+        start, size = (frame, 1) if part is codec.encoder else (frame * 320 + codec.delay, 320)
+        part(x)[..., start : start + size].square().sum().backward()
+        touched = x.grad.abs().sum((0, 1)).nonzero()[:, 0]
+        # the first value of a Hann window is zero
+        assert touched[0] - (frame * unit - field.back) == (1 if part is codec.encoder else 0)
+        assert touched[-1] == (frame + 1) * unit - 1 + field.ahead
 
 
 def test_info_of_sound_and_of_the_machine(codec):

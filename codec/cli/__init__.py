@@ -76,6 +76,7 @@ app.command("decode")(transcode.decode)
 app.command("info")(info.info)
 app.command("train", **train.RAW)(train.train)
 app.command("export")(weights.export)
+app.command("import-weights")(weights.import_weights)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -117,15 +118,30 @@ def _model(path: str, codec: Codec) -> dict[str, Any]:
         "parameters": sum(counts.values()),
         **{f"parameters_{name}": count for name, count in counts.items()},
     }
-    if codec.causal:
-        described |= {
-            "look_ahead_ms": 1000 * codec.delay / codec.sample_rate,
-            "latency_ms": 1000 * (codec.hop + codec.delay) / codec.sample_rate,
-        }
+    described |= {f"{key}_ms": value for key, value in _reach(codec).items()}
     rest = {
         key: value for key, value in known.items() if key not in ("config", "fingerprint", "format_version")
     }
     return described | rest
+
+
+def _reach(codec: Codec) -> dict[str, float | str]:
+    """How far the sound of a moment reaches, in milliseconds, from the layers."""
+    from codec.nn.receptive import receptive_field
+
+    encoder, decoder = receptive_field(codec.encoder), receptive_field(codec.decoder)
+    back = encoder.back + decoder.back * codec.hop
+    ahead = codec.delay if codec.causal else encoder.ahead + decoder.ahead * codec.hop
+    samples = {
+        "look_back": back,
+        "look_ahead": ahead,
+        "latency": codec.hop + ahead,
+        "receptive_field": back + codec.hop + ahead,
+    }
+    return {
+        key: 1000 * value / codec.sample_rate if math.isfinite(value) else "the whole signal"
+        for key, value in samples.items()
+    }
 
 
 def _system() -> dict[str, Any]:

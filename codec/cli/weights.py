@@ -1,4 +1,4 @@
-"""`codec export`: a weights file of a training run."""
+"""`codec export` and `codec import-weights`: weights files of training runs and of published checkpoints."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output if it exists.")] = False,
 ) -> None:
     """Make a weights file of a training run: averaged weights, configuration, origin; no optimiser, no adversary."""
-    if os.path.exists(target) and not force:
-        raise CodecError(f"{target} exists: --force replaces it")
+    _check(target, force)
     given = {"licence": licence, "training_data": data, "data_licence": data_licence}
     if scores is not None:
         given["scores"] = _json(scores)
@@ -35,6 +34,30 @@ def export(
     typer.echo(
         f"{target}: {os.path.getsize(target)} bytes, step {found.get('steps')}, model {found['fingerprint']}"
     )
+
+
+def import_weights(
+    source: Annotated[
+        str, typer.Argument(metavar="CKPT", help="The published checkpoint, or its name at the origin.")
+    ],
+    target: Annotated[str, typer.Argument(metavar="OUT", help="Weights file (.safetensors).")],
+    origin: Annotated[str, typer.Option("--from", help="Whose layout it has, such as academicodec.")],
+    sample_rate: Annotated[
+        int | None, typer.Option(min=1, help="Of the model, in Hz, where the checkpoint does not tell.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output if it exists.")] = False,
+) -> None:
+    """Make a weights file of a checkpoint that another project published. Its code is never run."""
+    _check(target, force)
+    from codec.convert import import_weights as convert
+
+    found = convert(origin, source, target, sample_rate=sample_rate)
+    typer.echo(f"{target}: {os.path.getsize(target)} bytes, model {found['fingerprint']}")
+
+
+def _check(target: str, force: bool) -> None:
+    if os.path.exists(target) and not force:
+        raise CodecError(f"{target} exists: --force replaces it")
 
 
 def _json(path: str) -> Any:

@@ -109,6 +109,12 @@ class FourierEncoder(nn.Module):
             x = blocks(x, state)
         return (z + self.project(self.norm(x))).transpose(1, 2)
 
+    def needs(self, first: float, last: float) -> tuple[float, float]:
+        """First and last sample that the latents `first` to `last` depend on."""
+        for stride, blocks in zip(reversed(self.strides), reversed(self.stages), strict=True):
+            first, last = (first - _history(blocks)) * stride, (last + 1) * stride - 1
+        return first * self.frame - (self.window - self.frame), (last + 1) * self.frame - 1
+
     @torch.no_grad()
     def start(self, decoder: FourierDecoder, audio: Tensor) -> None:
         """Set both linear maps to the Karhunen-Loeve transform of the compressed spectra of `audio` `(B, C, N)`.
@@ -226,6 +232,13 @@ class FourierDecoder(nn.Module):
             frames = linear(spectrum, self.synthesis)  # (B, T, C, window)
             return self._overlap(frames.transpose(1, 2), state)
 
+    def needs(self, first: float, last: float) -> tuple[float, float]:
+        """First and last latent that the samples `first` to `last` of the lagging output depend on."""
+        first, last = first // self.frame - (self.window // self.frame - 1), last // self.frame
+        for stride, blocks in zip(reversed(self.strides), reversed(self.stages), strict=True):
+            first, last = first // stride - _history(blocks), last // stride
+        return first, last
+
     def _overlap(self, frames: Tensor, state: StreamState | None) -> Tensor:
         """Add overlapping windows `(B, C, T, window)` to `(B, C, T * frame)`."""
         batch, channels, count, _ = frames.shape
@@ -249,6 +262,11 @@ def _blocks(stage: dict[str, int], kernel_size: int, scale: float) -> StreamSequ
         for _ in range(stage["depth"])
     ]
     return StreamSequential(*blocks)
+
+
+def _history(blocks: nn.Module) -> int:
+    """Frames that a stage looks back."""
+    return sum(block.history for block in blocks.children())  # type: ignore[misc]
 
 
 def _group(x: Tensor, count: int) -> Tensor:
