@@ -1,0 +1,68 @@
+"""Measures of decoded audio and of tokens: each a function, and a class that says what its number means."""
+
+from codec.errors import ConfigError
+from codec.metrics.base import Metric, Unscorable
+from codec.metrics.perceptual import DNSMOS, ESTOI, PESQNB, PESQWB, STOI, VisqolAudio, VisqolSpeech
+from codec.metrics.pitch import F0Error, VoicingAgreement
+from codec.metrics.signal import SISDR, SNR
+from codec.metrics.spectral import LogSpectralDistance, MelDistance, STFTDistance
+from codec.metrics.tokens import BookStatistics, book_statistics, count, stability
+
+METRICS: dict[str, type[Metric]] = {
+    metric.name: metric
+    for metric in (
+        PESQWB,
+        PESQNB,
+        STOI,
+        ESTOI,
+        SISDR,
+        SNR,
+        MelDistance,
+        STFTDistance,
+        LogSpectralDistance,
+        F0Error,
+        VoicingAgreement,
+        VisqolSpeech,
+        VisqolAudio,
+        DNSMOS,
+    )
+}
+SLOW = ("visqol_speech", "visqol_audio", "dnsmos")  # seconds a clip: only where asked for
+
+
+def get(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in METRICS:
+        raise ConfigError(f"there is no metric {name!r}; there are {', '.join(METRICS)}")
+    return METRICS[name]()
+
+
+__all__ = [
+    "DNSMOS",
+    "ESTOI",
+    "METRICS",
+    "PESQNB",
+    "PESQWB",
+    "SISDR",
+    "SLOW",
+    "SNR",
+    "STOI",
+    "BookStatistics",
+    "F0Error",
+    "LogSpectralDistance",
+    "MelDistance",
+    "Metric",
+    "STFTDistance",
+    "Unscorable",
+    "VisqolAudio",
+    "VisqolSpeech",
+    "VoicingAgreement",
+    "book_statistics",
+    "count",
+    "get",
+    "stability",
+]

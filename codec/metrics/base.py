@@ -1,0 +1,81 @@
+"""What every metric is: a function, and a class that says what its number means."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from importlib.util import find_spec
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Signal = NDArray[np.float32]
+SILENCE = 1e-4  # a signal whose loudest sample lies below -80 dB of full scale holds nothing to compare
+
+
+class Unscorable(Exception):
+    """This metric says nothing about this clip; the message is the reason, which reports count."""
+
+
+class Metric(ABC):
+    """A number for a decoded clip, given the original.
+
+    Attributes:
+        name: short, as in tables and files.
+        title: as on axes.
+        unit: of the number, empty for none.
+        low: the smallest value.
+        high: the largest value.
+        higher_is_better: the direction.
+        source: the paper.
+        packages: what must be installed for it, beyond what this package always has.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    unit: ClassVar[str] = ""
+    low: ClassVar[float]
+    high: ClassVar[float]
+    higher_is_better: ClassVar[bool]
+    source: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Why this metric cannot run here, or None if it can."""
+        absent = [package for package in cls.packages if find_spec(package) is None]
+        if not absent:
+            return None
+        return f"{cls.name} needs the package {' and '.join(absent)}, which is not installed (pip install codec[eval])"
+
+    @abstractmethod
+    def __call__(self, estimate: Signal, reference: Signal, sample_rate: int) -> float:
+        """Score one clip.
+
+        Args:
+            estimate: the decoded clip `(N,)`.
+            reference: the original `(N,)`, of the same length, delay removed.
+            sample_rate: of both, in hertz.
+
+        Raises:
+            Unscorable: the metric is not defined for this clip.
+        """
+
+
+def check(estimate: Signal, reference: Signal, *, both: bool = False) -> None:
+    """Raise `Unscorable` where nothing can be compared.
+
+    Args:
+        estimate: `(N,)`.
+        reference: `(N,)`.
+        both: the estimate must hold sound too.
+
+    Raises:
+        ValueError: the two do not have the same length.
+    """
+    if estimate.shape != reference.shape or reference.ndim != 1:
+        raise ValueError(f"estimate {estimate.shape} and reference {reference.shape} must both be (N,)")
+    if reference.size == 0 or float(np.abs(reference).max()) < SILENCE:
+        raise Unscorable("the original is silent")
+    if both and float(np.abs(estimate).max()) < SILENCE:
+        raise Unscorable("the decoded clip is silent")
