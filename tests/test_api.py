@@ -50,6 +50,27 @@ def test_a_file_gives_the_codes_and_the_audio_of_the_whole_signal(codec, tmp_pat
     np.testing.assert_allclose(written, restored[0, 0].clamp(-1, 1).numpy(), atol=2e-5)
 
 
+def test_no_more_than_a_block_is_in_the_model_at_a_time(codec, tmp_path, monkeypatch):
+    longest: dict[str, int] = {}
+
+    def watch(name, module):
+        def note(_, inputs):
+            longest[name] = max(longest.get(name, 0), inputs[0].shape[-1])
+
+        return module.register_forward_pre_hook(note)
+
+    hooks = [watch("encoder", codec.encoder), watch("decoder", codec.decoder)]
+    monkeypatch.setattr(api, "BLOCK_SECONDS", 5)
+    source = noise(tmp_path / "in.wav", 40, 8000, 2)
+    api.encode_file(source, tmp_path / "a.tok", codec)
+    api.decode_file(tmp_path / "a.tok", tmp_path / "a.wav", codec)
+    for hook in hooks:
+        hook.remove()
+    assert soundfile.info(tmp_path / "a.wav").frames == 40 * 8000
+    assert longest["encoder"] <= 1.1 * 5 * 16000  # the resampler gives out what it has kept
+    assert longest["decoder"] <= 12 * 50  # the frames of a chunk of a token file
+
+
 @pytest.mark.parametrize("channels", ["mix", "split"])
 @pytest.mark.parametrize(
     ("rate", "count"), [(16000, 2), (44100, 1), (48000, 2), (8000, 1), (192000, 3), (22050, 8)]
