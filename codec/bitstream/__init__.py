@@ -3,6 +3,7 @@
 from codec.bitstream.chunk import Gap
 from codec.bitstream.files import Repair, atomic_write, read_tok, repair, write_tok
 from codec.bitstream.header import RESAMPLERS, Header
+from codec.bitstream.prior import Prior
 from codec.bitstream.reader import TokReader
 from codec.bitstream.writer import TokWriter
 from codec.errors import TokError
@@ -11,6 +12,7 @@ __all__ = [
     "RESAMPLERS",
     "Gap",
     "Header",
+    "Prior",
     "Repair",
     "TokError",
     "TokReader",

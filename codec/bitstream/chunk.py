@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from codec.bitstream.entropy import EntropyCoder
 from codec.bitstream.header import Header
 from codec.bitstream.pack import Codes, code_bits, pack, packed_size, unpack
-from codec.bitstream.records import LOST, MAX_BODY, RAW, get_varint, put_record, put_varint
+from codec.bitstream.prior import Prior
+from codec.bitstream.records import ENTROPY, LOST, MAX_BODY, RAW, get_varint, put_record, put_varint
 from codec.errors import TokError
 
 MAX_SYMBOLS = 1 << 19  # codes in one chunk, so that no chunk asks its reader for much memory
@@ -53,20 +55,41 @@ def parse_end(body: bytes, offset: int) -> End:
     return End(frames, samples - 1 if samples else None, distance)
 
 
-def parse_gap(body: bytes, offset: int) -> Gap:
-    """The inverse of `Gap.to_record`, for the record at byte ``offset``."""
-    start, frames, _ = chunk_span(body, offset)
-    if frames > MAX_GAP:
-        raise TokError(f"a gap claims {frames} frames, more than the format allows", offset)
-    return Gap(start, frames, offset)
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A chunk of codes, or lost frames, as it is in the file: what a record says before it is decoded."""
+
+    first: int
+    frames: int
+    kind: int
+    body: bytes  # the whole body, this span's own numbers included
+    offset: int
+    payload_at: int = 0
+
+
+def parse_span(kind: int, body: bytes, offset: int) -> Span:
+    """Reads the first frame and the number of frames of a record; 18 bytes of its body are enough.
+
+    Raises:
+        TokError: too short, or senseless numbers.
+    """
+    try:
+        first, at = get_varint(body, 0)
+        frames, at = get_varint(body, at)
+    except IndexError:
+        raise TokError("a chunk is too short", offset) from None
+    if not frames or first + frames > MAX_FRAME:
+        raise TokError(f"a chunk claims to be frames {first} to {first + frames}", offset)
+    return Span(first, frames, kind, body, offset, at)
 
 
 class ChunkCoder:
     """Turns codes into chunks and back, for one header."""
 
-    def __init__(self, header: Header, entropy: bool = False) -> None:
-        self.entropy = entropy
+    def __init__(self, header: Header, entropy: bool = False, prior: Prior | None = None) -> None:
         self.sizes = header.codebook_sizes
+        self.entropy = EntropyCoder(self.sizes, header.streams, prior)
+        self.compress = entropy and self.entropy.usable
         self.bits = code_bits(self.sizes)
         self.limits = np.array(self.sizes, np.int64)[:, None]
         # what both the limit on symbols and the limit on a record's body allow
@@ -83,36 +106,28 @@ class ChunkCoder:
 
     def to_record(self, first: int, codes: npt.NDArray[np.integer]) -> bytes:
         """The whole record of checked codes (K, t) that start at frame ``first``."""
-        body = put_varint(first) + put_varint(codes.shape[1]) + pack(codes, self.bits)
-        return put_record(RAW, body)
+        span = put_varint(first) + put_varint(codes.shape[1])
+        if self.compress:
+            payload = self.entropy.encode(codes)
+            if len(payload) < packed_size(self.bits, codes.shape[1]):
+                return put_record(ENTROPY, span + payload)
+        return put_record(RAW, span + pack(codes, self.bits))
 
-    def parse(self, kind: int, body: bytes, offset: int) -> tuple[int, Codes]:
-        """The inverse of `to_record`: (first frame, codes (K, t)).
+    def parse(self, span: Span) -> Codes:
+        """The inverse of `to_record`, for at most `most_frames` frames: codes (K, t).
 
         Raises:
             TokError: the body is not what a writer makes, whatever the CRC says.
+            TablesError: the chunk is entropy coded with tables that are not here.
         """
-        first, frames, at = chunk_span(body, offset)
-        if frames * len(self.sizes) > MAX_SYMBOLS:
-            raise TokError(f"a chunk claims {frames} frames, more than the format allows", offset)
-        payload = body[at:]
-        if len(payload) != packed_size(self.bits, frames):
-            raise TokError(f"a chunk of {frames} frames cannot have {len(payload)} bytes", offset)
-        codes = unpack(payload, self.bits, frames)
+        payload = span.body[span.payload_at :]
+        if span.kind == ENTROPY:
+            return self.entropy.decode(payload, span.frames, span.offset)
+        if len(payload) != packed_size(self.bits, span.frames):
+            raise TokError(f"{span.frames} frames cannot be {len(payload)} bytes", span.offset)
+        codes = unpack(payload, self.bits, span.frames)
         try:
             self.check(codes)
         except TokError as error:
-            raise TokError(str(error), offset) from None
-        return first, codes
-
-
-def chunk_span(body: bytes, offset: int) -> tuple[int, int, int]:
-    """(first frame, frames, start of the payload) of a chunk's body, of which 18 bytes are enough."""
-    try:
-        first, at = get_varint(body, 0)
-        frames, at = get_varint(body, at)
-    except IndexError:
-        raise TokError("a chunk is too short", offset) from None
-    if not frames or first + frames > MAX_FRAME:
-        raise TokError(f"a chunk claims to be frames {first} to {first + frames}", offset)
-    return first, frames, at
+            raise TokError(str(error), span.offset) from None
+        return codes

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
-from codec.bitstream.chunk import MAX_GAP, ChunkCoder, End, Gap, parse_end, parse_gap
+from codec.bitstream.chunk import MAX_GAP, ChunkCoder, End, Gap, Span, parse_end, parse_span
+from codec.bitstream.entropy import TablesError
 from codec.bitstream.header import LONGEST_CORRECTED, PREFIX, Header, correct, header_size, parse_header
 from codec.bitstream.pack import Codes
+from codec.bitstream.prior import Prior
 from codec.bitstream.records import END, ENTROPY, HEADER, LOST, RAW
 from codec.bitstream.seek import find_end, find_frame
 from codec.bitstream.source import Source, records
@@ -20,6 +22,7 @@ class TokReader:
         errors: ``"strict"`` raises at the first damage, after the chunks before it; ``"skip"`` goes on with
             the next whole chunk, says by a `Gap` what is lost, puts one damaged byte of the header right, or
             takes the header's copy near the end of a long file.
+        prior: the model's entropy tables; only entropy-coded files that were written with them need them.
 
     Attributes:
         header: see `Header`.
@@ -29,7 +32,13 @@ class TokReader:
         TokError: the header is not readable; while iterating: damage, under ``"strict"``.
     """
 
-    def __init__(self, file: BinaryIO, *, errors: Literal["strict", "skip"] = "strict") -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        *,
+        errors: Literal["strict", "skip"] = "strict",
+        prior: Prior | None = None,
+    ) -> None:
         if errors not in ("strict", "skip"):
             raise ValueError(f'errors must be "strict" or "skip", not {errors!r}')
         self._file = file
@@ -37,7 +46,7 @@ class TokReader:
         self._start = file.tell() if file.seekable() else 0
         self._source = Source(file)
         self.header = self._read_header()
-        self._coder = ChunkCoder(self.header)
+        self._coder = ChunkCoder(self.header, prior=prior)
         self._first_record = self._source.position
         self.end: End | None = None
         self._frames = 0
@@ -48,10 +57,14 @@ class TokReader:
 
         Under ``"strict"`` only a repaired file has gaps: those that its writer declared.
         """
-        self._frames = 0
-        for first, piece in self._pieces(self._source, 0):
+        for _, piece in self._pieces(self.spans()):
             yield piece
-            self._frames = first + _frames(piece)
+
+    def spans(self) -> Iterator[Span]:
+        """Yields the chunks as they are in the file, not decoded, and the lost frames between them."""
+        for span in self._spans(self._source, 0):
+            yield span
+            self._frames = span.first + span.frames
         self._done = True
 
     @property
@@ -79,7 +92,7 @@ class TokReader:
         try:
             at, due = find_frame(self._file, self._start, self._first_record, start)
             self._file.seek(self._start + at)
-            for first, piece in self._pieces(Source(self._file, at), due):
+            for first, piece in self._pieces(self._spans(Source(self._file, at), due)):
                 if first >= stop:
                     return
                 low, high = max(0, start - first), stop - first
@@ -132,42 +145,63 @@ class TokReader:
                 return parse_header(body)
         raise error
 
-    def _pieces(self, source: Source, due: int) -> Iterator[tuple[int, Codes | Gap]]:
-        """(first frame, codes or gap) of every piece, from the record where frame ``due`` should start."""
+    def _pieces(self, spans: Iterator[Span]) -> Iterator[tuple[int, Codes | Gap]]:
+        """(first frame, its codes or the gap) of every span."""
+        for span in spans:
+            piece: Codes | Gap = Gap(span.first, span.frames, span.offset)
+            if span.kind != LOST:
+                try:
+                    piece = self._coder.parse(span)
+                except TablesError:
+                    raise
+                except TokError:
+                    if not self._skip:
+                        raise
+            yield span.first, piece
+
+    def _spans(self, source: Source, due: int) -> Iterator[Span]:
+        """The spans from the record on where frame ``due`` should start."""
         for kind, body, offset in records(source, self._skip):
             try:
                 if kind == END:
                     end = parse_end(body, offset)
                     yield from self._gap(due, end.frames, offset)
-                    if not self._skip and (end.samples or 0) > self.header.most_samples(end.frames):
-                        raise TokError(f"{end.frames} frames cannot be {end.samples} samples", offset)
+                    if not self._skip:
+                        self._check_samples(end, offset)
                     self.end = end
                     return
-                piece: Codes | Gap
-                if kind in (RAW, ENTROPY):
-                    first, piece = self._coder.parse(kind, body, offset)
-                elif kind == LOST:
-                    piece = gap = parse_gap(body, offset)
-                    first = gap.start
-                else:
+                if kind not in (RAW, ENTROPY, LOST):
                     continue
-                yield from self._gap(due, first, offset)
+                span = parse_span(kind, body, offset)
+                if span.frames > (MAX_GAP if kind == LOST else self._coder.most_frames):
+                    raise TokError(f"{span.frames} frames are more than the format allows", offset)
+                yield from self._gap(due, span.first, offset)
             except TokError:
                 if self._skip:
                     continue
                 raise
-            yield first, piece
-            due = first + _frames(piece)
+            yield span
+            due = span.first + span.frames
         if not self._skip:
             raise TokError("the file is cut: it has no end record", source.position)
 
-    def _gap(self, due: int, found: int, offset: int) -> Iterator[tuple[int, Gap]]:
+    def _check_samples(self, end: End, offset: int) -> None:
+        told = {self.header.num_samples, end.samples} - {None}
+        if len(told) > 1:
+            raise TokError(
+                f"the header tells of {self.header.num_samples} samples, the end of {end.samples}", offset
+            )
+        for samples in told:
+            if samples and samples > self.header.most_samples(end.frames):
+                raise TokError(f"{end.frames} frames cannot be {samples} samples", offset)
+
+    def _gap(self, due: int, found: int, offset: int) -> Iterator[Span]:
         """The lost frames between the one that was due and the one that was found."""
         if found == due:
             return
         if not self._skip or not 0 < found - due <= MAX_GAP:
             raise TokError(f"frame {due} was due, and frame {found} came", offset)
-        yield due, Gap(due, found - due, offset)
+        yield Span(due, found - due, LOST, b"", offset)
 
 
 def _frames(piece: Codes | Gap) -> int:

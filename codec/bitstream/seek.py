@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from typing import BinaryIO
 
-from codec.bitstream.chunk import End, chunk_span, parse_end
+from codec.bitstream.chunk import End, parse_end, parse_span
 from codec.bitstream.records import (
     END,
     ENTROPY,
@@ -82,12 +82,12 @@ def find_frame(file: BinaryIO, start: int, first_record: int, frame: int) -> tup
             return at, due
         if head.kind in (RAW, ENTROPY, LOST):
             try:
-                first, frames, _ = chunk_span(data[head.size :], at)
+                span = parse_span(head.kind, data[head.size :], at)
             except TokError:
                 return at, due
-            if first != due or first + frames > frame:
+            if span.first != due or due + span.frames > frame:
                 return at, due
-            due = first + frames
+            due += span.frames
         at += head.total
 
 

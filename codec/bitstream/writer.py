@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from codec.bitstream.chunk import MAX_GAP, ChunkCoder, End, Gap
 from codec.bitstream.header import Header
+from codec.bitstream.prior import Prior
 from codec.bitstream.records import END, HEADER, INDEX, put_record
 from codec.bitstream.seek import index_to_bytes
 from codec.errors import TokError
@@ -44,6 +45,8 @@ class TokWriter:
         file: anything with ``write(bytes)``.
         header: see `Header`.
         frames_per_chunk: frames under one sync mark and CRC; None: about 8 s. A live stream takes 1.
+        entropy: code each chunk with frequency tables where that is smaller than the packed bits.
+        prior: the model's entropy tables; without them each chunk learns its own, which takes minutes to pay.
         index: write the seek index, and a second copy of the header, into files of 16 chunks or more.
 
     Attributes:
@@ -53,9 +56,16 @@ class TokWriter:
     """
 
     def __init__(
-        self, file: BinaryIO, header: Header, *, frames_per_chunk: int | None = None, index: bool = True
+        self,
+        file: BinaryIO,
+        header: Header,
+        *,
+        frames_per_chunk: int | None = None,
+        entropy: bool = False,
+        prior: Prior | None = None,
+        index: bool = True,
     ) -> None:
-        self._coder = ChunkCoder(header)
+        self._coder = ChunkCoder(header, entropy, prior)
         most = self._coder.most_frames
         self._per_chunk = min(default_frames(header), most) if frames_per_chunk is None else frames_per_chunk
         if not 1 <= self._per_chunk <= most:
@@ -97,14 +107,24 @@ class TokWriter:
         self.flush()
         if not 1 <= frames <= MAX_GAP:
             raise TokError(f"a gap has 1 to {MAX_GAP} frames, not {frames}")
-        self._put_chunk(Gap(self.num_frames, frames, self.bytes_written).to_record(), frames)
+        self.put_chunk(Gap(self.num_frames, frames, self.bytes_written).to_record(), frames)
 
     def flush(self) -> None:
         """Ends the chunk that is being filled, so that everything written so far is in the file."""
         if self._pending:
             codes = np.concatenate(self._pending, axis=1)
             self._pending, self._pending_frames = [], 0
-            self._put_chunk(self._coder.to_record(self.num_frames, codes), codes.shape[1])
+            self.put_chunk(self._coder.to_record(self.num_frames, codes), codes.shape[1])
+
+    def put_chunk(self, record: bytes, frames: int) -> None:
+        """Writes a whole record that stands for the next ``frames`` frames."""
+        if self._chunks % self._stride == 0:
+            self._index.append((self.num_frames, self.bytes_written))
+            if len(self._index) > INDEX_LONGEST:
+                self._index, self._stride = self._index[::2], self._stride * 2
+        self._put(record)
+        self.num_frames += frames
+        self._chunks += 1
 
     def close(self) -> None:
         """Writes what is left, the index and the end record; a second call does nothing.
@@ -132,15 +152,6 @@ class TokWriter:
     ) -> None:
         if kind is None:
             self.close()
-
-    def _put_chunk(self, record: bytes, frames: int) -> None:
-        if self._chunks % self._stride == 0:
-            self._index.append((self.num_frames, self.bytes_written))
-            if len(self._index) > INDEX_LONGEST:
-                self._index, self._stride = self._index[::2], self._stride * 2
-        self._put(record)
-        self.num_frames += frames
-        self._chunks += 1
 
     def _put(self, data: bytes) -> int:
         """Writes all of ``data`` (an unbuffered pipe may take less at a time) and returns its length."""
