@@ -59,9 +59,8 @@ class EntropyCoder:
                 state = np.zeros((frames, self.prior.dim))
                 state[1:] = self.prior.start(own[:, :-1])
             for book, row in enumerate(own):
-                spans[:, book * self.streams + stream] = _spans(
-                    self.prior, book, state, row, self.sizes[stream]
-                )
+                at = book * self.streams + stream
+                spans[:, at] = _spans(self.prior, book, state, row, self.sizes[at])
                 if self.prior and state is not None:
                     state = state + self.prior.step(book, row)
         body = _range_encode(spans.reshape(-1, 2).tolist())
