@@ -108,7 +108,7 @@ class Codec(nn.Module):
         """Reconstruct `audio` `(B, C, N)` through the quantizer, with gradients; the output has N samples."""
         z = self.encoder(self._pad(audio))
         quantized = self.quantizer(z, num_codebooks=num_codebooks)
-        restored = self._decode_latent(quantized.quantized)[..., : audio.shape[-1]]
+        restored = self.decode_latent(quantized.quantized)[..., : audio.shape[-1]]
         return CodecOutput(restored, quantized.codes, quantized.losses, quantized.metrics)
 
     def encode(
@@ -149,11 +149,11 @@ class Codec(nn.Module):
             state: memory of a stream; the result then lags by `delay` samples, which `StreamDecoder.flush` gives out.
         """
         z = self.quantizer.decode(codes)
-        audio = self._decode_latent(z) if state is None else self.decoder(z, state)
+        audio = self.decode_latent(z) if state is None else self.decoder(z, state)
         return audio if num_samples is None else audio[..., :num_samples]
 
-    def _decode_latent(self, z: Tensor) -> Tensor:
-        """Decode the whole signal and take the decoder's lag away."""
+    def decode_latent(self, z: Tensor) -> Tensor:
+        """Audio `(B, C, T * hop)` of latents `(B, D, T)`, the decoder's lag taken away."""
         if self.delay == 0:
             return self.decoder(z)
         extra = -(-self.delay // self.hop)
