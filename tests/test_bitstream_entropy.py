@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from codec.bitstream import Gap, Header, Prior, TokError, TokReader, TokWriter, read_tok, repair, write_tok
 from codec.bitstream.entropy import EntropyCoder, TablesError, _range_encode, _RangeDecoder
+from codec.bitstream.fit import fit_prior
 from codec.bitstream.records import ENTROPY, RAW, put_record, put_varint
 
 
@@ -172,3 +173,20 @@ def test_prior_of_other_books_is_refused():
         TokWriter(io.BytesIO(), header_of((1024, 1024)), entropy=True, prior=random_prior((1024, 512)))
     with pytest.raises(TokError, match="do not fit"):
         Prior((4, 4), *np.zeros((3, 7, 2), np.int8), np.zeros(8, np.int16))
+
+
+def test_fitted_prior_saves_what_plain_counting_cannot():
+    """Codes that walk: hard to guess from counts, easy from the frame before; and the second book follows the first."""
+    rng = np.random.default_rng(0)
+
+    def walk(frames):
+        first = np.cumsum(rng.integers(-1, 2, frames)) % 32
+        return np.stack([first, (first * 3 + rng.integers(0, 2, frames)) % 16])
+
+    sizes = (32, 16)
+    prior = fit_prior([walk(200) for _ in range(60)], sizes, dim=8, passes=30, batch=512, rate=0.05)
+    codes = walk(400)
+    learned, fitted = (len(EntropyCoder(sizes, 1, p).encode(codes)) * 8 / 400 for p in (None, prior))
+    assert fitted < 1.25 * (np.log2(3) + 1) + 32 / 400 < learned
+    one_book = EntropyCoder(sizes[:1], 1, prior)
+    assert len(one_book.encode(codes[:1])) * 8 / 400 < 2.4
