@@ -6,20 +6,21 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from codec import assets, audio, checkpoint
-from codec.bitstream import Header, TokReader, TokWriter, atomic_write
-from codec.bitstream.header import RESAMPLERS
-from codec.errors import AudioError, CheckpointError, ConfigError, TokError
+from codec.bitstream import Header, TokWriter, atomic_write
+from codec.errors import AudioError, CheckpointError, ConfigError
+from codec.headers import legal, make_header
 from codec.long import decode_pieces, encode_pieces
 from codec.models.codec import Codec
+from codec.tokens import TokenSource
 
 T = TypeVar("T")
 File = str | os.PathLike[str] | BinaryIO
@@ -27,7 +28,6 @@ Progress = Callable[[int, int | None], None]  # samples of the source done, and 
 
 BLOCK_SECONDS = 10  # of audio in memory at a time, whatever the length of the file
 AT_ONCE_SECONDS = 30  # up to this length, for codecs that are not causal
-RESAMPLER_NUMBERS = {name: number for number, name in RESAMPLERS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,26 @@ class Encoded:
     def kbps(self) -> float:
         """Thousand bits per second, counted from the bytes of the file."""
         return 8 * self.num_bytes / self.seconds / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What `decode_file` wrote.
+
+    Attributes:
+        header: of the token file, `num_samples` filled in where it is known.
+        num_samples: per channel, at the source's rate.
+        gaps: first and last second of the source that are lost, each.
+    """
+
+    header: Header
+    num_samples: int
+    gaps: tuple[tuple[float, float], ...]
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the sound file."""
+        return self.num_samples / self.header.sample_rate
 
 
 def load(name_or_path: str | os.PathLike[str] = "default") -> Codec:
@@ -135,7 +155,7 @@ def encode_file(
         ConfigError: the model has no such number of codebooks.
     """
     codec = codec or load()
-    num_codebooks = _legal(codec, num_codebooks)
+    num_codebooks = legal(codec, num_codebooks)
     with audio.Reader(source) as reader:
         info = reader.info
         plan = audio.plan(info.sample_rate, info.channels, codec.sample_rate, codec.channels, channels)
@@ -168,116 +188,54 @@ def decode_file(
     target: File,
     codec: Codec | None = None,
     *,
+    start: float = 0.0,
+    duration: float | None = None,
+    conceal: bool = False,
     format: str | None = None,
     progress: Progress | None = None,
-) -> Header:
+) -> Decoded:
     """Turn a token file back into a sound file of the source's rate and exact length.
 
     Args:
         source: path of a token file, or a seekable binary file.
         target: path of the sound file (wav, flac, ogg), which appears whole or not at all, or a binary file.
         codec: the model that made the tokens; the default model if not given.
+        start: seconds of the source to leave out; a part is decoded without reading the rest of the file.
+        duration: seconds to decode; to the end if not given.
+        conceal: decode what is left of a damaged file, and fade over what is lost.
         format: of the sound file, where its name does not tell.
         progress: called after every chunk.
 
-    Returns:
-        The header, `num_samples` filled in.
-
     Raises:
-        TokError: the file is damaged, of a newer version or of another model.
+        TokError: the file is damaged, of a newer version or of another model, or ends before `start`.
         AudioError: the sound file cannot be written.
     """
     codec = codec or load()
     with _opened(source, "rb") as file:
-        start = file.tell()
-        reader = TokReader(file)
-        plan = plan_for(codec, reader.header)
-        header = replace(reader.header, num_samples=reader.num_samples)
-        seconds = None if header.num_samples is None else header.num_samples / header.sample_rate
-        restore = audio.FromModel(plan, header.num_samples)
+        tokens = TokenSource(file, codec, conceal=conceal)
+        plan, rate = tokens.plan, tokens.header.sample_rate
+        part = tokens.part(round(start * rate), None if duration is None else round(duration * rate))
+        at_once = _at_once(codec, None if part.wanted is None else part.wanted / rate)
+        restore = audio.FromModel(plan, None if part.wanted is None else part.skip_source + part.wanted)
+        skip_model, skip_source, done = part.skip_model, part.skip_source, 0
 
-        def pieces() -> Iterator[Tensor]:
-            file.seek(start)
-            for chunk in TokReader(file):
-                if isinstance(chunk, np.ndarray):
-                    codes = torch.from_numpy(chunk).unflatten(0, (-1, plan.streams)).transpose(0, 1)
-                    yield codes.to(codec.device)
+        def put(block: audio.Audio) -> None:
+            nonlocal skip_source, done
+            kept = block[:, skip_source:]
+            skip_source -= block.shape[1] - kept.shape[1]
+            writer.write(kept)
+            done += kept.shape[1]
+            if progress is not None:
+                progress(done, part.wanted)
 
         with audio.Writer(target, plan.sample_rate, plan.restored_channels, format=format) as writer:
-            done = 0
-            for block in decode_pieces(codec, pieces, at_once=_at_once(codec, seconds)):
-                writer.write(restore.push(block.cpu().numpy()))
-                done += block.shape[-1]
-                if progress is not None:
-                    progress(round(done * plan.sample_rate / plan.model_rate), header.num_samples)
-            _check_length(header, done)
-            writer.write(restore.flush())
-    return header
-
-
-def make_header(
-    codec: Codec, plan: audio.Plan, num_samples: int | None = None, num_codebooks: int | None = None
-) -> Header:
-    """The header of a token file of `codec` for a source that `plan` fits to it.
-
-    Raises:
-        CheckpointError: the codec was not loaded from a file, so nothing could tell later which model it was.
-    """
-    if "fingerprint" not in codec.metadata:
-        raise CheckpointError(
-            "this codec has no fingerprint: save it with codec.checkpoint.save and load that"
-        )
-    sizes = codec.quantizer.codebook_sizes[: _legal(codec, num_codebooks)]
-    policy = (
-        "split"
-        if plan.policy == "split"
-        else "joint"
-        if plan.policy == "keep" and plan.channels > 1
-        else "mix"
-    )
-    return Header(
-        fingerprint=bytes.fromhex(codec.metadata["fingerprint"]),
-        sample_rate=plan.sample_rate,
-        channels=plan.channels,
-        hop=codec.hop,
-        codebook_sizes=tuple(size for size in sizes for _ in range(plan.streams)),
-        num_samples=num_samples,
-        model_sample_rate=codec.sample_rate,
-        channel_policy=policy,
-        resampler=RESAMPLER_NUMBERS[plan.resampler],
-    )
-
-
-def plan_for(codec: Codec, header: Header) -> audio.Plan:
-    """How the audio of a token file was fitted to `codec`.
-
-    Raises:
-        TokError: the file is of another model.
-    """
-    ours, theirs = codec.metadata.get("fingerprint"), header.fingerprint.hex()
-    if ours != theirs:
-        raise TokError(
-            f"these tokens are of the model {theirs}, and this is the model {ours}: choose it with --model"
-        )
-    policy = "split" if header.channel_policy == "split" else "mix"
-    plan = audio.plan(header.sample_rate, header.channels, codec.sample_rate, codec.channels, policy)
-    count = len(header.codebook_sizes) // plan.streams
-    if count not in codec.quantizer.prefixes or header != replace(
-        make_header(codec, plan, header.num_samples, count), resampler=header.resampler
-    ):
-        raise TokError("the header names this model but describes a stream that it does not make")
-    return plan
-
-
-def _legal(codec: Codec, num_codebooks: int | None) -> int:
-    prefixes = codec.quantizer.prefixes
-    if num_codebooks is None:
-        return prefixes[-1]
-    if num_codebooks not in prefixes:
-        raise ConfigError(
-            f"this model has no {num_codebooks} codebooks; it has {', '.join(map(str, prefixes))}"
-        )
-    return num_codebooks
+            pieces = partial(tokens.pieces, part)
+            for block in decode_pieces(codec, pieces, batch_size=plan.streams, at_once=at_once):
+                kept = block[..., skip_model:]
+                skip_model -= block.shape[-1] - kept.shape[-1]
+                put(restore.push(kept.cpu().numpy()))
+            put(restore.flush())
+    return Decoded(tokens.header, done, tuple(tokens.gaps))
 
 
 def _at_once(codec: Codec, seconds: float | None) -> bool:
@@ -295,15 +253,6 @@ def _blocks(reader: audio.Reader, progress: Progress | None) -> Iterator[audio.A
 def _last(make: Callable[[], T]) -> Iterator[T]:
     """One item, made when all before it are used up."""
     yield make()
-
-
-def _check_length(header: Header, decoded: int) -> None:
-    """A file whose header promises more than its frames hold was not made by this program."""
-    if header.num_samples is None:
-        return
-    needed = header.num_samples * header.model_sample_rate // header.sample_rate
-    if decoded < needed:
-        raise TokError(f"the file holds {decoded} samples of audio and promises {needed}")
 
 
 def _opened(file: File, mode: str = "wb") -> AbstractContextManager[BinaryIO]:

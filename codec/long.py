@@ -13,6 +13,9 @@ from codec.nn.signal import in_blocks
 
 Pieces = Callable[[], Iterator[Tensor]]
 
+LOST_AT_A_TIME = 500  # frames
+FADE_OUT, FADE_IN = 0.06, 0.02  # seconds
+
 
 @torch.inference_mode()
 def encode_pieces(
@@ -40,33 +43,71 @@ def encode_pieces(
 
 
 @torch.inference_mode()
-def decode_pieces(codec: Codec, pieces: Pieces, *, at_once: bool = False) -> Iterator[Tensor]:
+def decode_pieces(
+    codec: Codec, pieces: Callable[[], Iterator[Tensor | int]], *, batch_size: int = 1, at_once: bool = False
+) -> Iterator[Tensor]:
     """Audio `(B, C, n)` of codes that are given in pieces; joined it is `Codec.decode` of the pieces joined.
 
     Args:
         codec: causal or not.
-        pieces: gives the pieces `(B, K, t)` from the start, each time it is called.
+        pieces: gives the pieces `(B, K, t)` from the start, each time it is called. A number stands for so many lost
+            frames: the sound before fades out over them.
+        batch_size: B.
         at_once: join the pieces first.
     """
-    samples = 0  # that the codes so far stand for
+    samples = 0  # that the pieces so far stand for
+    fade = Fade(codec.sample_rate)
 
     def latents() -> Iterator[Tensor]:
         nonlocal samples
-        samples, batch = 0, 1
-        for codes in pieces():
-            batch = codes.shape[0]
-            samples += codes.shape[-1] * codec.hop
-            yield codec.quantizer.decode(codes)
+        samples = 0
+        fade.gaps.clear()
+        last = torch.zeros(batch_size, codec.quantizer.dim, 1, device=codec.device)
+        for piece in pieces():
+            frames = piece if isinstance(piece, int) else piece.shape[-1]
+            if isinstance(piece, int):
+                fade.gaps.append((samples, samples + frames * codec.hop))
+                for start in range(0, frames, LOST_AT_A_TIME):
+                    yield last.expand(-1, -1, min(LOST_AT_A_TIME, frames - start))
+            else:
+                z = codec.quantizer.decode(piece)
+                last = z[..., -1:] if frames else last
+                yield z
+            samples += frames * codec.hop
         if codec.delay:
             # the last samples come out when as much silence has gone in
-            yield torch.zeros(batch, codec.quantizer.dim, -(-codec.delay // codec.hop), device=codec.device)
+            yield last.new_zeros(batch_size, codec.quantizer.dim, -(-codec.delay // codec.hop))
 
     late, done = codec.delay, 0
     for block in _through(codec.decoder, latents, at_once):
         block, late = block[..., late:], max(0, late - block.shape[-1])
-        block = block[..., : samples - done]
+        block = fade(block[..., : samples - done], done)
         done += block.shape[-1]
         yield block
+
+
+class Fade:
+    """Takes the sound away where frames are lost, and brings it back after them, without clicks.
+
+    Args:
+        sample_rate: of the sound, in Hz.
+
+    Attributes:
+        gaps: first sample that is lost and first that is there again, each.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self.gaps: list[tuple[int, int]] = []
+        self._out, self._in = round(FADE_OUT * sample_rate), round(FADE_IN * sample_rate)
+
+    def __call__(self, block: Tensor, start: int) -> Tensor:
+        """The samples `(B, C, n)` from sample `start` on, faded."""
+        now = torch.arange(start, start + block.shape[-1], device=block.device)
+        for first, after in self.gaps:
+            if first < start + block.shape[-1] and start < after + self._in:
+                going, coming = 1 - (now - first) / self._out, (now - after) / self._in
+                block = block * torch.where(now < first, 1, torch.maximum(going, coming).clamp(0, 1))
+        return block
 
 
 def _through(module: nn.Module, pieces: Pieces, at_once: bool) -> Iterator[Tensor]:

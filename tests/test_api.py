@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import io
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import torch
 from conftest import SPEECH, make_model
 
 from codec import api, audio
-from codec.bitstream import TokWriter, read_tok
+from codec.bitstream import TokWriter, read_tok, repair
 from codec.build import build
 from codec.errors import AudioError, CheckpointError, ConfigError, TokError
+from codec.nn.receptive import receptive_field
 
 
 @pytest.fixture(scope="module")
 def codec(tiny_model):
     return api.load(tiny_model)
+
+
+@contextmanager
+def short_chunks(frames):
+    """Token files with short chunks, so that ten seconds have some."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "TokWriter", partial(TokWriter, frames_per_chunk=frames))
+        yield
 
 
 def noise(path, seconds=1.0, rate=16000, channels=1, seed=0, subtype=None):
@@ -108,7 +120,7 @@ def test_a_lower_rate_is_a_prefix_of_the_stream(codec, tmp_path):
     api.encode_file(SPEECH, tmp_path / "4.tok", codec)
     api.encode_file(SPEECH, tmp_path / "1.tok", codec, num_codebooks=1)
     assert np.array_equal(read_tok(tmp_path / "4.tok")[1][:1], read_tok(tmp_path / "1.tok")[1])
-    assert api.decode_file(tmp_path / "1.tok", tmp_path / "1.wav", codec).codebook_sizes == (64,)
+    assert api.decode_file(tmp_path / "1.tok", tmp_path / "1.wav", codec).header.codebook_sizes == (64,)
 
 
 def test_binary_files_do_as_well_as_paths(codec, tmp_path):
@@ -125,7 +137,7 @@ def test_an_mp3_keeps_its_decoded_length(codec, tmp_path):
     noise(tmp_path / "in.mp3", 2.1, 44100)
     done = api.encode_file(tmp_path / "in.mp3", tmp_path / "a.tok", codec)
     assert done.header.num_samples == audio.read(tmp_path / "in.mp3")[0].shape[1]
-    header = api.decode_file(tmp_path / "a.tok", tmp_path / "out.wav", codec)
+    header = api.decode_file(tmp_path / "a.tok", tmp_path / "out.wav", codec).header
     assert header.num_samples == done.header.num_samples == soundfile.info(tmp_path / "out.wav").frames
 
 
@@ -213,7 +225,7 @@ def test_what_does_not_belong_together_is_refused(codec, tiny_config, tmp_path):
     [
         ({"hop": 319}, "does not make"),
         ({"codebook_sizes": (32,) * 4}, "does not make"),
-        ({"num_samples": 2**60}, "promises"),
+        ({"num_samples": 2**60}, "the header tells of"),
     ],
 )
 def test_a_header_that_lies_is_refused(codec, tmp_path, lie, words):
@@ -225,3 +237,68 @@ def test_a_header_that_lies_is_refused(codec, tmp_path, lie, words):
     with pytest.raises(TokError, match=words):
         api.decode_file(tmp_path / "b.tok", tmp_path / "b.wav", codec)
     assert not (tmp_path / "b.wav").exists()
+
+
+@pytest.mark.parametrize("rate", [16000, 44100, 8000])
+@pytest.mark.parametrize(("start", "duration"), [(0, 1.5), (6.4, 1.25), (9.3, None), (3.21, 99)])
+def test_a_part_is_what_the_whole_has_there(codec, tmp_path, rate, start, duration):
+    samples = audio.read(SPEECH)[0]
+    audio.write(tmp_path / "in.wav", soxr.resample(samples[0], 16000, rate)[None], rate)
+    with short_chunks(50):
+        api.encode_file(tmp_path / "in.wav", tmp_path / "a.tok", codec)
+    api.decode_file(tmp_path / "a.tok", tmp_path / "all.wav", codec)
+    done = api.decode_file(tmp_path / "a.tok", tmp_path / "b.wav", codec, start=start, duration=duration)
+    whole, part = (soundfile.read(tmp_path / f"{name}.wav")[0] for name in ("all", "b"))
+    first = round(start * rate)
+    expected = whole[first : None if duration is None else first + round(duration * rate)]
+    assert done.num_samples == len(part) == len(expected)
+    np.testing.assert_allclose(part, expected, atol=1e-4)
+
+
+def test_a_part_after_the_end_is_refused(codec, tmp_path):
+    api.encode_file(SPEECH, tmp_path / "a.tok", codec)
+    with pytest.raises(TokError, match=r"ends after 9\.913 s, before 10\.000 s"):
+        api.decode_file(tmp_path / "a.tok", tmp_path / "b.wav", codec, start=10)
+
+
+def test_damage_is_faded_over_and_told(codec, tmp_path):
+    with short_chunks(50):
+        api.encode_file(SPEECH, tmp_path / "a.tok", codec)
+    api.decode_file(tmp_path / "a.tok", tmp_path / "a.wav", codec)
+    whole = soundfile.read(tmp_path / "a.wav")[0]
+    content = bytearray((tmp_path / "a.tok").read_bytes())
+    content[len(content) // 2] ^= 4
+    (tmp_path / "b.tok").write_bytes(content)
+    with pytest.raises(TokError):
+        api.decode_file(tmp_path / "b.tok", tmp_path / "b.wav", codec)
+    repair(tmp_path / "b.tok", tmp_path / "c.tok")
+    with pytest.raises(TokError, match="lost: --conceal decodes the rest"):
+        api.decode_file(tmp_path / "c.tok", tmp_path / "c.wav", codec)
+    for name in "bc":
+        done = api.decode_file(tmp_path / f"{name}.tok", tmp_path / f"{name}.wav", codec, conceal=True)
+        ((first, last),) = done.gaps
+        assert last - first == 1
+        mended = soundfile.read(tmp_path / f"{name}.wav")[0]
+        assert len(mended) == len(whole)
+        before, after = round(first * 16000), round(last * 16000)
+        known = before - codec.delay  # the windows of the lost frames reach as far back
+        np.testing.assert_allclose(mended[:known], whole[:known], atol=1e-4)
+        # the decoder has forgotten the gap once its receptive field has passed
+        clear = after + 320 * (int(receptive_field(codec.decoder).back) + 1)
+        np.testing.assert_allclose(mended[clear:], whole[clear:], atol=1e-4)
+        assert np.abs(mended[before + 960 : after]).max() == 0
+        steps = np.abs(np.diff(mended[before - 100 : after + 400]))
+        assert steps.max() <= 1.5 * np.abs(np.diff(whole)).max()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_a_cut_file_keeps_its_length_and_its_whole_chunks(codec, tmp_path, share):
+    with short_chunks(50):
+        api.encode_file(SPEECH, tmp_path / "a.tok", codec)
+    content = (tmp_path / "a.tok").read_bytes()
+    (tmp_path / "b.tok").write_bytes(content[: round(share * len(content))])
+    done = api.decode_file(tmp_path / "b.tok", tmp_path / "b.wav", codec, conceal=True)
+    assert done.num_samples == soundfile.info(tmp_path / "b.wav").frames == 158608
+    ((first, last),) = done.gaps
+    assert 10 * share - 1.5 < first < 10 * share
+    assert last == 9.92

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from codec import __version__
-from codec.cli import info, train, transcode, weights
+from codec.cli import demo, info, train, transcode, weights
 from codec.errors import CodecError
 
 
@@ -73,10 +73,12 @@ def _options(
 
 app.command("encode")(transcode.encode)
 app.command("decode")(transcode.decode)
+app.command("repair")(transcode.repair)
 app.command("info")(info.info)
 app.command("train", **train.RAW)(train.train)
 app.command("export")(weights.export)
 app.command("import-weights")(weights.import_weights)
+app.command("demo")(demo.demo)
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ def encode(
 
 def decode(
     source: Annotated[
-        str, typer.Argument(help="Token file, folder of token files, or - for standard input.")
+        str, typer.Argument(metavar="IN", help="Token file, folder of token files, or - for standard input.")
     ],
     target: Annotated[
         str,
@@ -80,6 +80,11 @@ def decode(
         ),
     ],
     model: Model = "default",
+    start: Annotated[float, typer.Option(min=0, help="Begin at this second.")] = 0.0,
+    duration: Annotated[float | None, typer.Option(min=0, help="Decode so many seconds.")] = None,
+    conceal: Annotated[
+        bool, typer.Option("--conceal", help="Decode what is left of a damaged file; fade over what is lost.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Turn tokens back into sound, with the sample rate and the exact length of the source."""
@@ -90,8 +95,32 @@ def decode(
 
     def work(job: files.Job, progress: files.Progress) -> str:
         with files.reading(job.source) as tokens, files.writing(job.target) as sound:
-            header = api.decode_file(tokens, sound, codec, progress=progress)
-        seconds = (header.num_samples or 0) / header.sample_rate
-        return f"{seconds:.2f} s, {header.sample_rate} Hz"
+            done = api.decode_file(
+                tokens, sound, codec, start=start, duration=duration, conceal=conceal, progress=progress
+            )
+        for first, last in done.gaps:
+            typer.echo(f"{job.source}: {1000 * first:.0f} to {1000 * last:.0f} ms are lost", err=True)
+        return f"{done.seconds:.2f} s, {done.header.sample_rate} Hz"
 
     files.run(jobs, work, "decoded")
+
+
+def repair(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Damaged or cut token file.")],
+    target: Annotated[str, typer.Argument(metavar="OUT", help="Token file of all that is left.")],
+    force: Force = False,
+) -> None:
+    """Make a whole token file of what is left of a damaged one; the gaps are declared in it."""
+    jobs = files.pair(source, target, (".tok",), ".tok", force=force)
+    from codec.bitstream import repair as mend
+
+    def work(job: files.Job, progress: files.Progress) -> str:
+        found = mend(job.source, job.target)
+        ms = 1000 / found.header.frame_rate
+        for gap in found.gaps:
+            lost = f"{gap.start * ms:.0f} to {(gap.start + gap.frames) * ms:.0f} ms are lost"
+            typer.echo(f"{job.source}: {lost}", err=True)
+        end = "" if found.had_end else ", the end was missing"
+        return f"{found.frames} frames kept, {found.lost_frames} lost{end}"
+
+    files.run(jobs, work, "repaired")
