@@ -140,7 +140,7 @@ class PVQ(Quantizer):
         parts = x.reshape(-1, self.width)
         y = self.pyramid.project(parts)
         index = self.gain.search(self._gain(parts, y))
-        return (self.pyramid.rank(y) * self.gains + index).view(-1, self.groups), index
+        return (self.pyramid.rank(y) * self.gains + index).view(len(x), self.groups), index
 
     def _gain(self, parts: Tensor, y: Tensor) -> Tensor:
         """The best gain (M, 1) of vectors (M, d) given their direction: the projection onto it."""
@@ -181,7 +181,7 @@ class PVQ(Quantizer):
         spans = [(k * self.width, (k + 1) * self.width) for k in range(self.groups)]
         kept, sent = keep(numbers, spans, x.device)
         values = embedded.view(batch, frames, self.dim) * kept
-        codes = found.view(batch, frames, -1)[..., :stages].masked_fill(~sent[..., :stages], -1)
+        codes = found.view(batch, frames, self.groups)[..., :stages].masked_fill(~sent[..., :stages], -1)
         metrics: Losses = {"nonfinite": bad} if self.training else {}
         metrics |= name_metrics([self._measure(codes[..., k]) for k in range(stages)])
         error = ((x - values) * kept).square().sum() / max(int(kept.sum()) * frames, 1)

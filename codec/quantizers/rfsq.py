@@ -63,7 +63,7 @@ class ResidualFSQ(Quantizer):
         return x if self.robust else torch.tanh(x)
 
     def _forward(self, x: Tensor, num: int | None) -> tuple[Tensor, Tensor, Losses, Losses]:
-        y = self._lead_in(x.reshape(-1, self.dim)).view(*x.shape[:2], -1)
+        y = self._lead_in(x.reshape(-1, self.dim)).view(*x.shape[:2], self.inner.dim)
         quantized, codes, losses, metrics = self.inner._forward(y, num)
         return self.up(quantized.flatten(0, 1)).view(x.shape), codes, losses, metrics
 

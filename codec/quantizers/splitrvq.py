@@ -98,4 +98,5 @@ class SplitRVQ(Quantizer):
 
     @staticmethod
     def _each(layer: nn.Module, x: Tensor) -> Tensor:
-        return layer(x.flatten(0, 1)).view(*x.shape[:2], -1)
+        y: Tensor = layer(x.reshape(-1, x.shape[2]))
+        return y.view(x.shape[0], x.shape[1], y.shape[1])

@@ -109,6 +109,8 @@ class FVQ(Table):
             raise ValueError(f"the number of codes must be the square of a multiple of {patch}, not {size}")
         super().__init__(dim, size, trainable=trainable)
         self.patch, self.grid = patch, side // patch
+        # what tells the codes of a collapsed table apart is small, and all that the transformer has to go by
+        self.norm = nn.LayerNorm(patch * patch * dim, eps=1e-10)
         self.inward = nn.Linear(patch * patch * dim, width)
         self.place = nn.Parameter(torch.randn(self.grid**2, width) * 0.02)
         layer = nn.TransformerEncoderLayer(
@@ -122,6 +124,6 @@ class FVQ(Table):
     def codes(self) -> Tensor:
         grid, patch, dim = self.grid, self.patch, self.weight.shape[1]
         tokens = self.weight.view(grid, patch, grid, patch, dim).transpose(1, 2).reshape(grid * grid, -1)
-        tokens = self.outward(self.blocks((self.inward(tokens) + self.place)[None])[0])
+        tokens = self.outward(self.blocks((self.inward(self.norm(tokens)) + self.place)[None])[0])
         moved = tokens.view(grid, grid, patch, patch, dim).transpose(1, 2).reshape(self.weight.shape)
         return self.weight + moved

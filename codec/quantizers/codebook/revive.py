@@ -63,7 +63,7 @@ class CVQ(Revive):
 
     every = 1
 
-    def __init__(self, anchor: str = "probable", decay: float = 0.99) -> None:
+    def __init__(self, anchor: str = "random", decay: float = 0.99) -> None:
         if anchor not in ("random", "closest", "probable"):
             raise ValueError(f"anchor is random, closest or probable, not {anchor!r}")
         self.anchor, self.decay = anchor, decay

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from codec.quantizers.codebook.assign import Assign
-from codec.quantizers.codebook.sync import all_reduce
+from codec.quantizers.codebook.sync import all_minimum, all_reduce
 
 
 class Sinkhorn(Assign):
@@ -28,8 +28,10 @@ class Sinkhorn(Assign):
         mean = stats[0] / stats[2]
         deviation = (stats[1] / stats[2] - mean.square()).clamp_min(1e-12).sqrt()
         distance = (distance - mean) / deviation
-        # each row is scaled by its own sum below, so its own minimum may go: nothing underflows
-        plan = torch.exp(-self.epsilon * (distance - distance.amin(1, keepdim=True)))
+        # each column is scaled by its own sum below, so its own minimum may go: no code, however far, underflows
+        least = distance.amin(0)
+        all_minimum(least)
+        plan = torch.exp(-self.epsilon * (distance - least))
         for _ in range(self.iterations):
             use = plan.sum(0)
             all_reduce(use)

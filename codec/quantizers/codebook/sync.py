@@ -28,6 +28,12 @@ def all_reduce(*tensors: Tensor) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
+def all_minimum(x: Tensor) -> None:
+    """Least over all processes."""
+    if several():
+        dist.all_reduce(x, dist.ReduceOp.MIN)
+
+
 def gather(x: Tensor) -> Tensor:
     """Vectors (M, d) of all processes, in one order everywhere; M may differ between them."""
     if not several():

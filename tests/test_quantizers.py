@@ -1,0 +1,398 @@
+"""One contract for every quantizer and every legal combination of choices."""
+
+import copy
+import itertools
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from codec.errors import ConfigError
+from codec.quantizers import QUANTIZERS, RVQ, Quantizer
+from codec.quantizers.codebook import OPTIONS
+
+D = 12
+SMALL = {
+    "vq": {"codebook_size": 16},
+    "rvq": {"num_codebooks": 4, "codebook_size": 16},
+    "rvq shared": {"num_codebooks": 3, "codebook_size": 16, "shared": True},
+    "grvq": {"groups": 2, "stages": 2, "codebook_size": 16},
+    "grvq uneven": {"groups": 5, "stages": 2, "codebook_size": 16},
+    "mcrvq": {"num_codebooks": 5, "codebook_size": 16},
+    "product": {"num_codebooks": 3, "codebook_size": 16},
+    "split_rvq": {"num_codebooks": 4, "codebook_size": 16, "semantic_books": 2, "width": 8},
+    "split_rvq serial": {"num_codebooks": 3, "codebook_size": 16, "parallel": False},
+    "vaevq": {"num_codebooks": 2, "codebook_size": 16},
+    "fsq": {"num_codebooks": 3},
+    "ifsq": {"levels": [3] * D},
+    "residual_fsq": {"levels": [4, 3], "stages": 2, "groups": 2},
+    "residual_fsq fixed": {"levels": [4, 3], "stages": 3, "robust": False},
+    "lfq": {"bits": 4, "num_codebooks": 3},
+    "bsq": {"bits": 6, "num_codebooks": 2},
+    "bernoulli": {"bits": 6, "num_codebooks": 2},
+    "lattice": {"num_codebooks": 3},
+    "qlae": {"num_codebooks": 2},
+    "pvq": {"num_codebooks": 3},
+    "turboquant": {},
+}
+COMBINED = ("table", "assign", "learn", "revive", "bridge")
+
+
+def make(label: str, **more: object) -> Quantizer:
+    if label == "vq":
+        more.pop("dropout", None)
+    return QUANTIZERS[label.split()[0]](D, **SMALL[label], **more)  # type: ignore[call-arg]
+
+
+def combinations() -> list[dict[str, str]]:
+    """Every combination that builds."""
+    legal = []
+    for names in itertools.product(*(OPTIONS[key] for key in COMBINED)):
+        choices = dict(zip(COMBINED, names, strict=True))
+        try:
+            RVQ(4, 1, 16, **choices)  # type: ignore[arg-type]
+        except ConfigError:
+            continue
+        legal.append(choices)
+    return legal
+
+
+def latents(batch: int = 3, frames: int = 14, seed: int = 0) -> Tensor:
+    return torch.randn(batch, D, frames, generator=torch.Generator().manual_seed(seed))
+
+
+def step(quantizer: Quantizer, z: Tensor) -> Tensor:
+    """One training pass; gives the gradient at the latents."""
+    z = z.clone().requires_grad_()
+    out = quantizer(z)
+    (out.quantized.square().mean() + sum(out.losses.values())).backward()
+    assert z.grad is not None
+    return z.grad
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "k-means start")
+        yield
+
+
+def check_laws(quantizer: Quantizer, z: Tensor) -> None:
+    """Shapes, round trip, prefixes, determinism, precision and layout, in eval mode."""
+    quantizer.eval()
+    batch, _, frames = z.shape
+    whole = quantizer.encode(z)
+    for num in quantizer.prefixes:
+        out = quantizer(z, num_codebooks=num)
+        codes = quantizer.encode(z, num_codebooks=num)
+        assert codes.shape == (batch, num, frames)
+        assert codes.dtype == torch.int64
+        assert torch.equal(codes, whole[:, :num])
+        assert torch.equal(codes, out.codes)
+        assert torch.equal(quantizer.decode(codes), out.quantized)
+        assert out.quantized.shape == z.shape
+        assert all(v.ndim == 0 and torch.isfinite(v) for v in out.losses.values())
+        assert all(v.ndim == 0 and not v.requires_grad for v in out.metrics.values())
+    sizes = torch.tensor(quantizer.codebook_sizes)[:, None]
+    assert len(quantizer.codebook_sizes) == quantizer.prefixes[-1]
+    assert (whole >= 0).all()
+    assert (whole < sizes).all()
+    assert torch.equal(quantizer.encode(z), whole)
+    strided = z.transpose(1, 2).contiguous().transpose(1, 2)
+    assert not strided.is_contiguous()
+    assert torch.equal(quantizer.encode(strided), whole)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer(z).codes, whole)
+        assert quantizer(z).quantized.dtype == torch.float32
+    empty = quantizer(z[..., :0])
+    assert empty.codes.shape == (batch, quantizer.prefixes[-1], 0)
+    assert quantizer.decode(empty.codes).shape == (batch, quantizer.dim, 0)
+    assert quantizer(z[:0]).quantized.shape == (0, quantizer.dim, frames)
+
+
+def check_state(quantizer: Quantizer, twin: Quantizer, z: Tensor) -> None:
+    """A copy made from the state dict does the same, in training too, to the last bit."""
+    twin.load_state_dict(quantizer.state_dict(), strict=True)
+    quantizer.train()
+    twin.train()
+    for _ in range(2):
+        torch.manual_seed(1)
+        first = quantizer(z)
+        torch.manual_seed(1)
+        second = twin(z)
+        assert torch.equal(first.quantized, second.quantized)
+        assert torch.equal(first.codes, second.codes)
+    for key, value in quantizer.state_dict().items():
+        assert torch.equal(value, twin.state_dict()[key]), key
+    quantizer.eval()
+    twin.eval()
+    assert torch.equal(quantizer.encode(z), twin.encode(z))
+
+
+@pytest.mark.parametrize("label", SMALL)
+def test_contract(label: str) -> None:
+    quantizer, z = make(label, dropout=0.5), latents()
+    assert set(SMALL) >= set(QUANTIZERS)
+    for _ in range(2):
+        grad = step(quantizer, z)
+        assert torch.isfinite(grad).all()
+        assert (grad.flatten(1).abs().amax(1) > 0).all()
+    check_laws(quantizer, z)
+    check_state(quantizer, make(label, dropout=0.5), z)
+
+
+def test_contract_of_every_combination() -> None:
+    legal = combinations()
+    assert len(legal) >= 150
+    z = latents(2, 10)
+    for choices in legal:
+        try:
+            quantizer = RVQ(D, 2, 16, **choices)  # type: ignore[arg-type]
+            grad = step(quantizer, z)
+            assert torch.isfinite(grad).all()
+            assert grad.abs().sum() > 0
+            check_laws(quantizer, z)
+            check_state(quantizer, RVQ(D, 2, 16, **choices), z)  # type: ignore[arg-type]
+            quantizer.eval()
+            best = quantizer.encode(z, beam=3, refine=1)
+            assert (quantizer.decode(best) - z).norm() <= (quantizer(z).quantized - z).norm() * 1.0001
+        except Exception as error:
+            raise AssertionError(f"{choices}: {error}") from error
+
+
+@pytest.mark.parametrize(
+    "label", [label for label, small in SMALL.items() if "vq" in label and label != "pvq"]
+)
+def test_commitment_reaches_the_encoder_at_every_stage(label: str) -> None:
+    quantizer = make(label)
+    step(quantizer, latents())
+    for num in quantizer.prefixes[1:]:
+        # with the books before them frozen in place, only the last stages' commitment depends on how many there are
+        grads = []
+        for count in (quantizer.prefixes[quantizer.prefixes.index(num) - 1], num):
+            z = latents().requires_grad_()
+            torch.manual_seed(0)
+            out = copy.deepcopy(quantizer)(z, num_codebooks=count)
+            (out.losses["commit"] * count).backward()
+            grads.append(z.grad)
+        assert (grads[1] - grads[0]).abs().max() > 1e-6
+
+
+def test_commitment_is_the_cumulative_one() -> None:
+    quantizer, z = make("rvq shared").eval(), latents().requires_grad_()
+    out = quantizer(z)
+    out.losses["commit"].backward()
+    other = z.detach().clone().requires_grad_()
+    sums = [quantizer.decode(out.codes[:, : k + 1]) for k in range(3)]
+    expected = torch.stack([(other - s).square().mean() for s in sums]).mean()
+    expected.backward()
+    assert torch.allclose(out.losses["commit"], expected)
+    assert torch.allclose(z.grad, other.grad, atol=1e-7)
+
+
+def test_straight_through_is_the_identity() -> None:
+    quantizer, z = make("rvq"), latents().requires_grad_()
+    weight = torch.randn(z.shape)
+    (quantizer(z).quantized * weight).sum().backward()
+    assert torch.equal(z.grad, weight)
+
+
+def test_rotation_turns_the_gradient_as_it_turns_the_vector() -> None:
+    quantizer, z = make("vq", bridge="rotation").eval(), latents().requires_grad_()
+    out = quantizer(z).quantized
+    # the map is linear with q = scale * R z, so the gradient of u.q is scale * R^T u: for u = q it is |q|^2 z / |z|^2
+    (out * out.detach()).sum().backward()
+    q, x = out.detach(), z.detach()
+    expected = x * q.square().sum(1, keepdim=True) / x.square().sum(1, keepdim=True)
+    assert torch.allclose(z.grad, expected, atol=1e-5)
+
+
+def test_only_the_first_stage_commits_as_in_the_release_of_hificodec() -> None:
+    settings = {"learn": "gradient", "revive": "none", "start": "random"}
+    faithful = QUANTIZERS["grvq"](D, 2, 2, 16, detach_stages=True, **settings)  # type: ignore[call-arg, arg-type]
+    z = latents().requires_grad_()
+    out = faithful(z)
+    out.losses["commit"].backward()
+    first = faithful.decode(out.codes[:, :2])
+    assert torch.allclose(z.grad, (z.detach() - first) / z.numel(), atol=1e-7)
+
+
+def test_masked_books_see_their_slice_only() -> None:
+    quantizer = make("mcrvq")
+    for _ in range(3):
+        step(quantizer, latents())
+    quantizer.eval()
+    z = latents()
+    changed = z.clone()
+    changed[:, 4:] += torch.randn(3, 8, 14)
+    assert torch.equal(quantizer.encode(z)[:, 0], quantizer.encode(changed)[:, 0])
+    assert not torch.equal(quantizer.encode(z)[:, 1], quantizer.encode(changed)[:, 1])
+
+
+def test_quantizer_dropout_draws_prefixes() -> None:
+    quantizer = RVQ(D, 6, 16, prefixes=[1, 2, 6], dropout=0.5)
+    z = latents(64, 2)
+    quantizer(z)
+    out = quantizer(z)
+    used = (out.codes >= 0).sum(1)
+    assert (used == used[:, :1]).all()
+    counts = torch.bincount(used[:, 0], minlength=7)
+    assert counts[[1, 2, 6]].sum() == 64
+    assert counts[1] > 2
+    assert counts[2] > 2
+    assert counts[6] > 32
+    for sample in range(0, 64, 9):
+        num = int(used[sample, 0])
+        twin = copy.deepcopy(quantizer).eval()
+        assert num in quantizer.prefixes
+        assert twin.decode(out.codes[sample : sample + 1, :num]).shape == (1, D, 2)
+    assert torch.equal(quantizer(z, num_codebooks=2).codes >= 0, torch.ones(64, 2, 2, dtype=torch.bool))
+
+
+def test_dropped_books_do_not_change_what_is_kept() -> None:
+    quantizer = RVQ(D, 4, 16, dropout=0.7, revive="none", decay=1.0)
+    z = latents(8)
+    quantizer(z)
+    books = [t.clone() for t in quantizer.state_dict().values()]
+    out = quantizer(z)
+    assert (out.codes < 0).any()
+    for before, (name, after) in zip(books, quantizer.state_dict().items(), strict=True):
+        assert name.endswith("steps") or torch.equal(before, after)
+    full = quantizer.eval()(z)
+    kept = out.codes >= 0
+    assert torch.equal(out.codes[kept], full.codes[kept])
+    for b in range(8):
+        num = int(kept[b, :, 0].sum())
+        alone = quantizer(z[b : b + 1], num_codebooks=num)
+        assert torch.allclose(out.quantized[b], alone.quantized[0], atol=1e-6)
+
+
+def test_codes_do_not_depend_on_the_batch() -> None:
+    quantizer, z = RVQ(64, 6, 128), torch.randn(5, 64, 33)
+    quantizer(z)
+    quantizer.eval()
+    whole = quantizer.encode(z)
+    for b in range(5):
+        assert torch.equal(quantizer.encode(z[b : b + 1])[0], whole[b])
+    parts = [quantizer.encode(z[..., t : t + 1]) for t in range(33)]
+    assert torch.equal(torch.cat(parts, 2), whole)
+
+
+def test_ema_is_the_running_mean() -> None:
+    quantizer = QUANTIZERS["vq"](2, 2, revive="none", start="random", decay=0.9)  # type: ignore[call-arg, arg-type]
+    book = quantizer.books[0]  # type: ignore[index, union-attr]
+    book.write(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
+    z = torch.tensor([[[-2.0, -3.0, 4.0], [1.0, 1.0, 0.0]]])
+    quantizer(z)
+    # counts 1 -> 0.9 + 0.1 * (2, 1); sums (-1, 0) -> 0.9 * (-1, 0) + 0.1 * (-5, 2), and so on
+    assert torch.allclose(book.counts, torch.tensor([1.1, 1.0]))
+    assert torch.allclose(book.table.weight, torch.tensor([[-1.4 / 1.1, 0.2 / 1.1], [1.3, 0.0]]))
+
+
+def test_a_revived_code_stays() -> None:
+    quantizer = QUANTIZERS["vq"](D, 8, revive={"name": "threshold", "every": 1})  # type: ignore[call-arg, arg-type]
+    z = latents()
+    quantizer(z)
+    book = quantizer.books[0]  # type: ignore[index, union-attr]
+    book.table.weight[3] = 100.0
+    book.counts[3] = 0.0
+    book.learn.sums[3] = 0.0
+    quantizer(z)
+    placed = book.table.weight[3].clone()
+    vectors = z.transpose(1, 2).reshape(-1, D)
+    assert (vectors - placed).norm(dim=1).min() < 1e-6
+    assert torch.allclose(book.learn.sums[3] / book.counts[3], placed, atol=1e-6)
+    for _ in range(10):
+        quantizer(z)
+    assert (quantizer(z).codes == 3).any()
+    assert book.table.weight[3].norm() < 10
+
+
+def test_synchronised_learning_moves_the_codes_by_the_decoder() -> None:
+    grads = {}
+    for nu in (0.0, 0.2):
+        torch.manual_seed(0)
+        quantizer = RVQ(D, 1, 16, learn={"name": "sync", "nu": nu}, revive="none", start="random")
+        out = quantizer(latents().requires_grad_())
+        out.quantized.sum().backward()
+        grad = quantizer.book(0).table.weight.grad
+        grads[nu] = torch.zeros(16, D) if grad is None else grad
+    assert grads[0.0].abs().sum() == 0
+    used = torch.bincount(out.codes.flatten(), minlength=16).float()
+    assert torch.allclose(grads[0.2], 0.2 * used[:, None].expand(16, D))
+
+
+def test_softmax_over_all_codes_has_the_gradient_of_the_plain_formula() -> None:
+    from codec.quantizers.codebook.assign import scores
+    from codec.quantizers.codebook.soft import SoftmaxAll
+
+    x, codes = torch.randn(9, 4, requires_grad=True), torch.randn(6, 4, requires_grad=True)
+    weight = torch.randn(9, 4)
+    index, mix = SoftmaxAll()(x, codes)
+    assert torch.equal(mix, codes[index])
+    (mix * weight).sum().backward()
+    x2, codes2 = x.detach().clone().requires_grad_(), codes.detach().clone().requires_grad_()
+    p = scores(x2, codes2).softmax(1)
+    hard = torch.nn.functional.one_hot(index, 6).float()
+    (((hard + p - p.detach()) @ codes2) * weight).sum().backward()
+    assert torch.allclose(x.grad, x2.grad, atol=1e-6)
+    assert torch.allclose(codes.grad, codes2.grad, atol=1e-5)
+
+
+def test_sinkhorn_uses_codes_evenly() -> None:
+    from codec.quantizers.codebook.assign import nearest
+    from codec.quantizers.codebook.sinkhorn import Sinkhorn
+
+    x, codes = torch.randn(640, 4), torch.randn(64, 4) * 0.1 + 1
+    even = torch.bincount(Sinkhorn()(x, codes)[0], minlength=64)
+    greedy = torch.bincount(nearest(x, codes), minlength=64)
+    assert (even > 0).float().mean() > 0.9
+    assert (greedy > 0).float().mean() < 0.7
+
+
+def test_regularisers_pull_where_they_should() -> None:
+    for name in ("orthogonal", "entropy", "wasserstein"):
+        torch.manual_seed(0)
+        spec = {"name": name, "temperature": 0.5} if name == "entropy" else name
+        quantizer = QUANTIZERS["vq"](4, 8, learn="gradient", revive="none", regularise=[spec], start="random")  # type: ignore
+        z = torch.randn(2, 4, 50)
+        optimiser = torch.optim.Adam(quantizer.parameters(), 0.05)
+        values = []
+        for _ in range(30):
+            loss = quantizer(z).losses[name]
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            values.append(loss.item())
+        assert values[-1] < values[0] - 0.02, (name, values[0], values[-1])
+
+
+def test_books_of_any_origin_can_be_set() -> None:
+    quantizer = RVQ(D, 2, 16).eval()
+    books = torch.randn(2, 16, D)
+    quantizer.write(books)
+    assert torch.equal(quantizer.decode(torch.tensor([[[3], [5]]]))[0, :, 0], books[0, 3] + books[1, 5])
+    with pytest.raises(ConfigError, match="3 codebooks"):
+        quantizer.write(torch.randn(3, 16, D))
+
+
+def test_every_configuration_builds() -> None:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from codec.build import make as build
+
+    folder = Path(__file__).parent.parent / "conf" / "quantizer"
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    assert set(names) >= set(QUANTIZERS)
+    with initialize_config_dir(str(folder), version_base=None):
+        for name in names:
+            config = OmegaConf.to_container(compose(name))
+            if "codebook_size" in config:
+                config["codebook_size"] = 64
+            quantizer = build("quantizer", config, dim=64)
+            assert quantizer.dim == 64
+            assert quantizer(torch.randn(2, 64, 40)).quantized.shape == (2, 64, 40)

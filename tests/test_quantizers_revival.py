@@ -1,0 +1,84 @@
+"""A collapsed codebook of 1,024 codes comes back to life, and does not without help."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from codec.quantizers import VQ
+from codec.quantizers.codebook.assign import nearest
+
+D, V = 8, 1024
+SHAPE = torch.Generator().manual_seed(0)
+CENTRES = torch.randn(8, D, generator=SHAPE)
+
+
+def mixture(count: int) -> Tensor:
+    """Vectors (1, D, count) of a Gaussian mixture of eight parts."""
+    return (CENTRES[torch.randint(8, (count,))] + torch.randn(count, D)).t()[None]
+
+
+def usage(quantizer: VQ, count: int = 30_000) -> float:
+    """Share of codes that are the nearest one of some vector."""
+    codes = quantizer.book(0).tables()[0]
+    vectors = mixture(count)[0].t()
+    index = torch.cat([nearest(part, codes) for part in vectors.split(4096)])
+    return (torch.bincount(index, minlength=V) > 0).float().mean().item()
+
+
+def collapsed(spot: float = 4.0, **choices: object) -> VQ:
+    """All codes on one spot, as far from the data's centre in every channel; all vectors on few codes."""
+    quantizer = VQ(D, V, **choices)  # type: ignore[arg-type]
+    book = quantizer.book(0)
+    book.write(spot + 0.01 * torch.randn(V, D))
+    book.counts.zero_()
+    book.counts[0] = 1024.0
+    book.learn.reset(book.table.weight, book.counts, torch.ones(V, dtype=torch.bool))
+    assert usage(quantizer) < 0.25
+    return quantizer
+
+
+def train(quantizer: VQ, steps: int, learning_rate: float = 0.0) -> int:
+    """Steps until 99% of the codes are used, or ``steps``."""
+    optimiser = torch.optim.Adam(quantizer.parameters(), learning_rate) if learning_rate else None
+    for step in range(1, steps + 1):
+        out = quantizer(mixture(1024))
+        if optimiser is not None:
+            optimiser.zero_grad()
+            out.losses["codebook"].backward()
+            optimiser.step()
+        if step % 25 == 0 and usage(quantizer) >= 0.99:
+            return step
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("choices", "spot", "learning_rate"),
+    [
+        ({"revive": "threshold"}, 4.0, 0.0),
+        ({"revive": "cvq"}, 4.0, 0.0),
+        ({"assign": "sinkhorn", "revive": "none"}, 4.0, 0.0),
+        (
+            {"table": "fvq"},
+            1.0,
+            2e-3,
+        ),  # learning from the outside of the data, it stops at a sixth of the codes
+    ],
+    ids=["threshold", "cvq", "optvq", "fvq"],
+)
+def test_revived(choices: dict, spot: float, learning_rate: float) -> None:
+    torch.manual_seed(0)
+    quantizer = collapsed(spot, **choices)
+    steps = train(quantizer, 500, learning_rate)
+    assert usage(quantizer) >= 0.985  # of a fresh sample, close to the 99% that were reached
+    assert steps < 500
+
+
+@pytest.mark.parametrize(("learn", "spot", "learning_rate"), [("ema", 4.0, 0.0), ("gradient", 1.0, 2e-3)])
+def test_without_help_it_stays_collapsed(learn: str, spot: float, learning_rate: float) -> None:
+    torch.manual_seed(0)
+    quantizer = collapsed(spot, learn=learn, revive="none")
+    train(quantizer, 150, learning_rate)
+    assert usage(quantizer) < 0.3
+    out = quantizer(mixture(1024))
+    assert out.metrics["usage"] < 0.3  # and the metrics say so
+    assert out.metrics["perplexity"] < 0.3 * V
