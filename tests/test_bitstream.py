@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec.bitstream import Header, TokError, TokReader, TokWriter, atomic_write, read_tok, write_tok
+from codec.bitstream import Gap, Header, TokError, TokReader, TokWriter, atomic_write, read_tok, write_tok
 from codec.bitstream.pack import code_bits, pack, packed_size, unpack
 
 SIZES = st.one_of(
@@ -243,3 +243,73 @@ def test_nothing_is_written_after_an_exception():
     np.testing.assert_array_equal(np.concatenate(chunks, axis=1), codes[:, :8])
     with pytest.raises(TokError, match="no end record"):
         from_bytes(file.getvalue())
+
+
+class CountingFile(io.BytesIO):
+    """Counts the bytes that are read from it."""
+
+    count = 0
+
+    def read(self, size=-1):
+        data = super().read(size)
+        self.count += len(data)
+        return data
+
+    def read1(self, size=-1):
+        data = super().read1(size)
+        self.count += len(data)
+        return data
+
+
+@pytest.fixture(scope="module")
+def live_hour():
+    """10,000 packets of one frame, more than the index has entries for."""
+    header, codes = make((256, 16), 10_000)
+    return header, codes, to_bytes(header, codes, frames_per_chunk=1)
+
+
+@pytest.mark.parametrize(
+    ("start", "count"), [(0, 1), (0, 50), (4095, 3), (7777, 20), (9_999, 1), (9_990, 99), (5, 0)]
+)
+def test_seeking_reads_only_what_it_needs(live_hour, start, count):
+    _header, codes, data = live_hour
+    file = CountingFile(data)
+    reader = TokReader(file)
+    file.count = 0
+    pieces = list(reader.seek_frames(start, count))
+    np.testing.assert_array_equal(
+        np.concatenate([codes[:, :0], *pieces], axis=1), codes[:, start : start + count]
+    )
+    assert file.count < len(data) / 3
+    assert reader.find_end().frames == 10_000
+
+
+def test_seeking_to_the_rest_and_past_the_end(live_hour):
+    _header, codes, data = live_hour
+    reader = TokReader(io.BytesIO(data))
+    np.testing.assert_array_equal(np.concatenate(list(reader.seek_frames(9_900)), axis=1), codes[:, 9_900:])
+    assert list(reader.seek_frames(10_000, 5)) == []
+    np.testing.assert_array_equal(next(iter(reader)), codes[:, :1])
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_seeking_with_and_without_an_index_and_across_gaps(index):
+    header, codes = make((1024, 7), 400)
+    file = io.BytesIO()
+    with TokWriter(file, header, frames_per_chunk=10, index=index) as writer:
+        writer.write(codes[:, :195])
+        writer.write_gap(20)
+        writer.write(codes[:, 215:])
+    file.seek(0)
+    reader = TokReader(file)
+    for start, count in ((0, 400), (150, 100), (194, 30), (200, 10), (214, 2), (215, 1)):
+        at = start
+        for piece in reader.seek_frames(start, count):
+            if isinstance(piece, Gap):
+                assert piece.start == at
+                assert 195 <= at < at + piece.frames <= 215
+                at += piece.frames
+            else:
+                np.testing.assert_array_equal(piece, codes[:, at : at + piece.shape[1]])
+                at += piece.shape[1]
+        assert at == start + count
