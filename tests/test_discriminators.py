@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 
 from codec.discriminators import (
     Discriminator,
@@ -20,6 +21,7 @@ from codec.discriminators import (
     MultiScaleSTFTDiscriminator,
     frozen,
 )
+from codec.discriminators.base import normed
 
 NARROW = {
     "mpd": lambda channels=1: MultiPeriodDiscriminator(channels=channels, width=2),
@@ -307,6 +309,31 @@ def test_period_folding_is_that_of_hifigan() -> None:
         torch.testing.assert_close(feature.transpose(2, 3), h, atol=1e-5, rtol=1e-4)
     h = F.conv2d(h, stack.post.weight.transpose(2, 3), stack.post.bias, padding=(1, 0))
     torch.testing.assert_close(found.logits[0].transpose(2, 3), h, atol=1e-5, rtol=1e-4)
+
+
+def test_weight_norm_is_that_of_torch() -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(6, 8, (3, 5))
+    theirs = parametrizations.weight_norm(copy.deepcopy(plain))
+    ours = normed(copy.deepcopy(plain))
+    with torch.no_grad():
+        for conv in (theirs, ours):
+            conv.parametrizations.weight.original0.mul_(1.5)
+    x = audio(2, 6, 9, 11)
+    for conv in (theirs, ours):
+        conv(x).square().sum().backward()
+    ours_named, theirs_named = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    assert ours_named.keys() == theirs_named.keys()
+    for name, parameter in ours_named.items():
+        torch.testing.assert_close(parameter, theirs_named[name])
+        torch.testing.assert_close(parameter.grad, theirs_named[name].grad, atol=1e-3, rtol=1e-4)
+
+
+def test_normed_weights_keep_channels_last() -> None:
+    conv = copy.deepcopy(normed(nn.Conv2d(6, 8, (3, 5))))
+    conv.load_state_dict({name: value.contiguous() for name, value in conv.state_dict().items()})
+    assert conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert conv.parametrizations.weight.original1.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_initial_weights_survive_the_norm() -> None:

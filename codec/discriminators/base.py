@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +145,28 @@ class ConvStack(nn.Module):
 
 def normed(conv: nn.Conv1d | nn.Conv2d, norm: Literal["weight", "spectral"] = "weight") -> nn.Module:
     """The convolution, its weights as they were initialised, under a weight or spectral norm."""
+    if norm == "spectral":
+        return parametrizations.spectral_norm(conv)
     if isinstance(conv, nn.Conv2d):
         conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    wrap = parametrizations.weight_norm if norm == "weight" else parametrizations.spectral_norm
-    return wrap(conv)
+        parametrize.register_parametrization(conv, "weight", _WeightNorm(), unsafe=True)
+        return conv
+    return parametrizations.weight_norm(conv)
+
+
+class _WeightNorm(nn.Module):
+    """`parametrizations.weight_norm` for two-dimensional convolutions with channels last.
+
+    The original gives weights in the default layout, and each call of a convolution then rearranges them: a
+    third of the time of a multi-period discriminator with small batches.
+    """
+
+    def forward(self, gain: Tensor, direction: Tensor) -> Tensor:
+        rows = direction.permute(0, 2, 3, 1).contiguous()
+        return torch._weight_norm(rows, gain, 0).permute(0, 3, 1, 2)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.norm_except_dim(weight, 2, 0), weight
 
 
 def level(audio: Tensor) -> Tensor:
