@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -240,6 +241,34 @@ def test_damaged_tokens_are_refused(codec, tmp_path):
     Path("a.tok").write_bytes(good[:4] + b"\x63" + good[5:])
     refused(codec("decode", "a.tok", "out.wav"), "version 99")
     assert folder() == before
+
+
+def test_what_is_left_of_damaged_tokens(codec):
+    assert codec("encode", SPEECH, "a.tok").exit_code == 0
+    good = Path("a.tok").read_bytes()
+    Path("a.tok").write_bytes(good[: len(good) // 2] + b"?" + good[len(good) // 2 + 1 :])
+    refused(codec("decode", "a.tok", "a.wav"), "at byte")
+    done = codec("decode", "a.tok", "a.wav", "--conceal")
+    assert done.exit_code == 0
+    assert re.fullmatch(r"a\.tok: \d+ to \d+ ms are lost\n", done.stderr)
+    assert soundfile.info("a.wav").frames == soundfile.info(SPEECH).frames
+    mended = codec("repair", "a.tok", "b.tok")
+    assert mended.exit_code == 0
+    assert mended.stderr == done.stderr
+    assert re.fullmatch(r"b\.tok: \d+ frames kept, \d+ lost\n", mended.stdout)
+    refused(codec("decode", "b.tok", "b.wav"), "--conceal decodes the rest")
+    assert codec("decode", "b.tok", "b.wav", "--conceal").exit_code == 0
+    assert Path("b.wav").read_bytes() == Path("a.wav").read_bytes()
+    refused(codec("repair", "a.wav", "c.tok"), "not a .tok file")
+    assert folder() == ["a.tok", "a.wav", "b.tok", "b.wav"]
+
+
+def test_a_part_of_a_file(codec):
+    codec("encode", SPEECH, "a.tok")
+    done = codec("decode", "a.tok", "a.wav", "--start", 2, "--duration", 1.5)
+    assert done.stdout == "a.wav: 1.50 s, 16000 Hz\n"
+    assert soundfile.info("a.wav").frames == 24000
+    refused(codec("decode", "a.tok", "b.wav", "--start", 20), "ends after 9.913 s")
 
 
 def test_tokens_of_another_model_are_refused(codec, tiny_config, tmp_path):
