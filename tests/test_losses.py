@@ -480,6 +480,18 @@ class TestBalancer:
         for step in range(4):
             assert torch.equal(one(self.losses(x, step), x), two(self.losses(x, step), x))
 
+    def test_ranks_share_their_norms(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        torch.manual_seed(0)
+        x = audio(2, 1, 50).requires_grad_()
+        alone, together = GradientBalancer(self.weights), GradientBalancer(self.weights)
+        alone(self.losses(x, 0), x)
+        # a second rank whose norms are three times as large: the mean is twice our own
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda norms: norms.mul_(4))
+        together(self.losses(x, 0), x)
+        torch.testing.assert_close(together.sums, 2 * alone.sums)
+
     def test_half_precision_audio(self) -> None:
         torch.manual_seed(0)
         x = audio(2, 1, 50).requires_grad_()
