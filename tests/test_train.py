@@ -141,17 +141,14 @@ def test_kill_and_resume_equals_an_uninterrupted_run(config: Config, tmp_path: P
     cut = tmp_path / "cut"
     overrides = [*SMALL, *RESUME, f"dir={cut}", "checkpoint.steps=3"]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *overrides, "train.steps=100000"],
+        [sys.executable, str(ROOT / "train.py"), *overrides, "+trainer.max_steps=7"],
         stderr=subprocess.DEVNULL,
         cwd=tmp_path,
     )
     _wait_for(cut / "last.ckpt", process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    at = torch.load(cut / "last.ckpt", weights_only=True)["batches"]
-    assert at % 3 == 0
-    if at > 8:
-        pytest.skip("the machine stalled: the run went past its end before it was killed")
+    assert torch.load(cut / "last.ckpt", weights_only=True)["batches"] in (3, 6, 7)
     train(config(*RESUME, "checkpoint.steps=100", "resume=true", name="cut"))
     resumed = torch.load(cut / "last.ckpt", weights_only=True)
     assert resumed["batches"] == whole["batches"] == 8
@@ -400,7 +397,7 @@ def test_collapsed_book_is_named_with_its_likely_cause(
 def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 240
     while not path.exists():
-        assert process.poll() is None, "the run ended before it saved"
+        assert process.poll() is None or path.exists(), "the run ended before it saved"
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

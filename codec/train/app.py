@@ -266,6 +266,9 @@ def _quiet() -> None:
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings(
+        "ignore", message="Grad strides do not match bucket view"
+    )  # discriminators, in ddp
 
 
 def _starting_point(config: RunConfig, folder: Path) -> Path | None:

@@ -55,6 +55,7 @@ class Monitor(Callback):
         """Open the log; rows that a killed run wrote after its last checkpoint are dropped."""
         pl_module.keep_books()
         self.total = trainer.max_steps
+        self._last_report = (trainer.datamodule.report() or [""])[0]  # type: ignore[attr-defined]
         self._start = time.monotonic()
         self._since = (pl_module.batches, time.monotonic(), 0.0)
         if not trainer.is_global_zero:
@@ -221,6 +222,7 @@ class Validation(Callback):
         values = _mean_over_ranks(trainer, self._meter.pull())
         books = self._meter.pull_books()
         values["usage"] = sum(book.used / book.size for book in books) / max(1, len(books))
+        values["least_usage"] = min((book.share for book in books), default=0.0)
         pl_module.metrics = values
         if trainer.is_global_zero:
             step = trainer.global_step
