@@ -1,5 +1,7 @@
 """Beams and coordinate descent at encode time."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -42,7 +44,7 @@ def test_more_search_means_less_error(trained: dict[str, Additive], name: str) -
     assert torch.equal(quantizer.encode(z, beam=1, refine=0), quantizer(z).codes)
     means = [error(quantizer, z, quantizer.encode(z, beam=beam)).mean() for beam in (1, 2, 4, 8)]
     assert means[0] == error(quantizer, z, greedy).mean()
-    assert all(b <= a * 1.001 for a, b in zip(means, means[1:], strict=False))
+    assert all(b <= a * 1.001 for a, b in pairwise(means))
     if name != "factorized":
         assert means[2] < 0.95 * means[0]
     for beam in (1, 4):

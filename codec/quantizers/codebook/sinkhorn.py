@@ -22,7 +22,8 @@ class Sinkhorn(Assign):
 
     @torch.no_grad()
     def forward(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor | None]:
-        distance = torch.cdist(x.detach(), codes.detach())
+        # a vector that is no number must not spoil the plan of the others, here or in another process
+        distance = torch.cdist(x.detach().nan_to_num(0.0, 0.0, 0.0), codes.detach())
         stats = torch.stack([distance.sum(), distance.square().sum(), distance.new_tensor(distance.numel())])
         all_reduce(stats)
         mean = stats[0] / stats[2]
