@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from codec import __version__
-from codec.cli import demo, info, train, transcode, weights
+from codec.cli import demo, evaluate, info, train, transcode, weights
 from codec.errors import CodecError
 
 
@@ -79,6 +79,7 @@ app.command("train", **train.RAW)(train.train)
 app.command("export")(weights.export)
 app.command("import-weights")(weights.import_weights)
 app.command("demo")(demo.demo)
+app.command("eval")(evaluate.evaluate)
 
 
 def main() -> None:

@@ -1,0 +1,130 @@
+"""`codec eval`: codecs and their peers measured on a folder or manifest of clips."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from codec.evaluate import Result
+    from codec.evaluate.run import Progress
+
+SYSTEM = (
+    "A model's name or path, with @N for its first N codebooks (default@6), or a peer: original, resample:HZ, "
+    "mulaw[:BITS], opus:KBPS, codec2:MODE, mp3:KBPS, aac:KBPS, encodec:KBPS."
+)
+CHANNEL = "Damage the tokens of models too: bsc:P, burst:P,L, gilbert:P,L, erasure:P; may be repeated."
+Systems = Annotated[list[str], typer.Argument(metavar="SYSTEM...", help=SYSTEM)]
+
+
+def evaluate(
+    systems: Systems,
+    data: Annotated[str, typer.Option(help="Folder of sound files, one file, or a .jsonl manifest.")],
+    out: Annotated[str, typer.Option(help="Folder for summary.json, clips.csv and report.html.")],
+    metrics: Annotated[
+        str | None, typer.Option(help="Metrics, separated by commas; 'all' takes the slow ones too.")
+    ] = None,
+    channel: Annotated[list[str] | None, typer.Option(help=CHANNEL)] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Take these rows of a manifest only.")
+    ] = None,
+    rate: Annotated[
+        int, typer.Option(min=8000, help="Everything is compared at this rate, in mono.")
+    ] = 16000,
+    seconds: Annotated[float | None, typer.Option(min=0.5, help="Of each clip, at most.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Clips at most, spread over the data.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one for each core by default.")] = None,
+    gates: Annotated[
+        bool, typer.Option(help="Refuse systems that shift, scale or cut the sound; else score and warn.")
+    ] = True,
+    force: Annotated[bool, typer.Option("--force", help="Start anew; otherwise go on.")] = False,
+) -> None:
+    """Measure codecs on the same clips, with real rates, intervals and a report."""
+    from codec.evaluate import FAST, evaluate
+    from codec.metrics import METRICS
+
+    names = FAST if metrics is None else tuple(METRICS) if metrics == "all" else tuple(metrics.split(","))
+    filters = dict(_pair(text) for text in only or [])
+    with _progress() as progress:
+        result = evaluate(
+            systems,
+            data,
+            out,
+            names=names,
+            channels=channel or [],
+            filters=filters,
+            rate=rate,
+            seconds=seconds,
+            limit=limit,
+            jobs=jobs,
+            fresh=force,
+            gates=gates,
+            progress=progress,
+        )
+    _show(result)
+    typer.echo(f"{Path(out, 'report.html')}")
+    if not result.table:
+        raise typer.Exit(1)
+
+
+def _pair(text: str) -> tuple[str, object]:
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise ConfigError(f"--only needs KEY=VALUE, not {text!r}")
+    plain: dict[str, object] = {"true": True, "false": False}
+    return key, plain.get(value.lower(), int(value) if value.isdecimal() else value)
+
+
+def _show(result: Result) -> None:
+    """The main figures as a table on standard output, and on standard error all that was left out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from codec.metrics import METRICS
+
+    columns = [name for name in ("kbps", *METRICS) if any(name in entry for entry in result.table.values())]
+    shown = Table("system", box=None, header_style="bold")
+    for name in columns:
+        shown.add_column(name, justify="right")
+    for system, entry in result.table.items():
+        means = [entry.get(name, {}).get("mean") for name in columns]
+        shown.add_row(system, *("-" if mean is None else f"{mean:.4g}" for mean in means))
+    Console(width=None if sys.stdout.isatty() else 200).print(shown)
+    failed = [f"{row.system} on {row.clip}: {row.error}" for row in result.rows if row.error]
+    excluded = [
+        f"{system}: {name} excludes {number} clips: {why}"
+        for system, entry in result.table.items()
+        for name, value in entry.items()
+        for why, number in value.get("excluded", {}).items()
+    ]
+    for line in [
+        *(f"{system} is not scored: {'; '.join(why)}" for system, why in result.refused.items()),
+        *result.missing.values(),
+        *(f"{name}: {why}" for name, why in result.skipped.items()),
+        *failed,
+        *excluded,
+        *result.warnings,
+    ]:
+        typer.echo(f"codec: {line}", err=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on standard error where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, name: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("gates", total=None)
+        yield lambda done, total, name: shown.update(task, completed=done, total=total, description=name)

@@ -1,0 +1,250 @@
+"""An evaluation from end to end: gates, scores in parallel processes, files; it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from codec import __version__, metrics
+from codec.errors import ConfigError
+from codec.evaluate import clips as clip_lists
+from codec.evaluate import summary
+from codec.evaluate.gates import Calibration
+from codec.evaluate.parse import parse, takes_channel
+from codec.evaluate.score import Row, Task, calibrate_system, score, start_worker, to_json
+
+Progress = Callable[[int, int, str], None]
+FAST = tuple(name for name in metrics.METRICS if name not in metrics.SLOW)
+EXAMPLES = 3  # clips that can be heard in the report
+
+
+@dataclass(slots=True)
+class Result:
+    """An evaluation that has been done.
+
+    Attributes:
+        rows: one for each clip and system that was scored.
+        table: see `summary.summarise`.
+        refused: systems that were not scored, with the reasons.
+        missing: metrics that cannot run here, with the reason.
+        skipped: files that cannot be read, with the reason.
+        warnings: sentences on figures that should not be trusted.
+        details: everything else that the report shows.
+    """
+
+    rows: list[Row]
+    table: summary.Table
+    refused: dict[str, list[str]]
+    missing: dict[str, str]
+    skipped: dict[str, str]
+    warnings: list[str]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def evaluate(
+    systems: Sequence[str],
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    names: Sequence[str] = FAST,
+    channels: Sequence[str] = (),
+    filters: Mapping[str, object] | None = None,
+    rate: int = 16000,
+    seconds: float | None = None,
+    limit: int | None = None,
+    jobs: int | None = None,
+    fresh: bool = False,
+    gates: bool = True,
+    progress: Progress | None = None,
+) -> Result:
+    """Score systems on clips and write `summary.json`, `clips.csv`, `clips.jsonl`, `details.json` and `summary.md`.
+
+    Args:
+        systems: names, see `parse`.
+        data: a folder, a sound file or a `.jsonl` manifest.
+        out: folder for the results; what is there already and still holds is not done again.
+        names: of metrics.
+        channels: that damage the tokens of models; each gives a row besides the undamaged one.
+        filters: values that a manifest's rows must have.
+        rate: at which everything is compared, in hertz, mono.
+        seconds: of each clip at most, from its start.
+        limit: so many clips at most, spread over the data.
+        jobs: processes; by default one for each core; 1 works in this process.
+        fresh: do everything again.
+        gates: refuse systems that fail a gate; else they are scored with a warning.
+        progress: called with the number of finished tasks, of all tasks, and the last one's name.
+
+    Raises:
+        ConfigError: a name is wrong, or there is nothing to score.
+    """
+    started = time.time()
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file: give a folder for the results")
+    specs = [(spec, "") for spec in dict.fromkeys(systems)]
+    specs += [(spec, c) for spec, _ in specs for c in dict.fromkeys(channels) if takes_channel(spec)]
+    if channels and not any(channel for _, channel in specs):
+        raise ConfigError("a channel damages the tokens of models, and no model is among the systems")
+    families = {(system := parse(*spec)).spec: system.family for spec in specs}
+    missing = {name: why for name in names if (why := metrics.get(name).missing())}
+    wanted = tuple(name for name in names if name not in missing)
+    clips, skipped = clip_lists.find(data, filters, limit)
+    store = folder / "data"
+    store.mkdir(parents=True, exist_ok=True)
+    log = folder / "clips.jsonl"
+    done = {} if fresh else _finished(log, store, wanted)
+    if fresh:
+        log.unlink(missing_ok=True)
+    with _pool(jobs or os.cpu_count() or 1) as run:
+        calibrations: dict[str, Calibration] = {}
+        identities: dict[str, str] = {}
+        judged = [(spec, channel, clips, rate) for spec, channel in specs]
+        for name, identity, calibration in run(calibrate_system, judged):
+            calibrations[name], identities[name] = calibration, identity
+        scored = {
+            name for name, c in calibrations.items() if not c.refused or (identities[name] and not gates)
+        }
+        examples = {clip.name for clip in clips[:: max(1, len(clips) // EXAMPLES)][:EXAMPLES]}
+        tasks = []
+        for spec, channel in specs:
+            name = parse(spec, channel).spec
+            if name not in scored:
+                continue
+            for clip in clips:
+                task = Task(
+                    spec,
+                    channel,
+                    clip,
+                    rate,
+                    seconds,
+                    wanted,
+                    calibrations[name],
+                    str(store),
+                    clip.name in examples,
+                )
+                tasks.append((task, task.key(identities[name])))
+        todo = [(task,) for task, key in tasks if key not in done]
+        if progress is not None:
+            progress(len(tasks) - len(todo), len(tasks), "")
+        with open(log, "a", encoding="utf-8") as lines:
+            for index, row in enumerate(run(score, todo), len(tasks) - len(todo) + 1):
+                done[row.key] = row
+                lines.write(json.dumps(to_json(row), ensure_ascii=False) + "\n")
+                lines.flush()
+                if progress is not None:
+                    progress(index, len(tasks), f"{row.system} {row.clip}")
+    rows = [done[key] for _, key in tasks]
+    refused = {name: list(c.refused) for name, c in calibrations.items() if name not in scored}
+    result = _collect(rows, store, families, refused, missing, skipped)
+    failed = {name: c.refused for name, c in calibrations.items() if c.refused and name in scored}
+    result.warnings += [f"{name} fails a gate: {'; '.join(why)}" for name, why in failed.items()]
+    result.details |= {
+        "gates": summary.gate_notes(calibrations, rate),
+        "examples": [clip.name for clip in clips if clip.name in examples],
+        "settings": {
+            "data": Path(data).name,
+            "clips": len(clips),
+            "rate": rate,
+            "seconds": seconds,
+            "metrics": list(wanted),
+            "jobs": jobs or os.cpu_count(),
+        },
+        "machine": machine(),
+        "wall_seconds": time.time() - started,
+    }
+    _write(result, folder)
+    return result
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import torch
+
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "codec": __version__,
+    }
+
+
+def _collect(
+    rows: list[Row],
+    store: Path,
+    families: Mapping[str, str],
+    refused: dict[str, list[str]],
+    missing: dict[str, str],
+    skipped: dict[str, str],
+) -> Result:
+    table = summary.summarise(rows, store)
+    details = {
+        "families": {system: families[system] for system in table},
+        "books": summary.books(rows, store),
+        "comparisons": summary.compare(rows),
+    }
+    return Result(rows, table, refused, missing, skipped, summary.rising(table, families), details)
+
+
+def _write(result: Result, folder: Path) -> None:
+    summary.write_json(result.table, folder / "summary.json")
+    summary.write_csv(result.rows, folder / "clips.csv")
+    left_out = {
+        "refused": result.refused,
+        "missing_metrics": result.missing,
+        "skipped_files": result.skipped,
+        "warnings": result.warnings,
+    }
+    summary.write_json(left_out | result.details, folder / "details.json")
+    (folder / "summary.md").write_text(summary.markdown(result.table, result.refused), encoding="utf-8")
+
+
+def _finished(log: Path, store: Path, wanted: Sequence[str]) -> dict[str, Row]:
+    """Rows of an earlier run by their key, as far as they have what is wanted now."""
+    rows: dict[str, Row] = {}
+    if not log.exists():
+        return rows
+    for line in log.read_text(encoding="utf-8").splitlines():
+        try:
+            row = Row(**json.loads(line))
+        except (ValueError, TypeError):
+            continue  # a line that was cut when the run was stopped
+        kept = not row.tokens or (store / row.tokens).exists()
+        if kept and not row.error and all(name in row.scores or name in row.excluded for name in wanted):
+            rows[row.key] = row
+    return rows
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterator[Any]]]:
+    """A function that runs calls in processes and yields results as they come; in this process for one job."""
+    if jobs == 1:
+        yield lambda work, calls: (work(*call) for call in calls)
+        return
+    executor = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=start_worker)
+
+    def run(work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        futures = [executor.submit(work, *call) for call in calls]
+        for future in as_completed(futures):
+            yield future.result()
+
+    try:
+        yield run
+    finally:
+        executor.shutdown(cancel_futures=True)

@@ -1,0 +1,173 @@
+"""One clip through one system: what a worker process does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codec import audio, metrics
+from codec.errors import CodecError
+from codec.evaluate.clips import Clip, digest
+from codec.evaluate.gates import Calibration, calibrate
+from codec.evaluate.parse import parse
+from codec.evaluate.system import System
+from codec.metrics import Unscorable
+from codec.metrics.base import Signal
+
+CALIBRATION_CLIPS, CALIBRATION_SECONDS = 3, 6.0
+AUDIBLE = 1e-2  # peak of a clip that gates can judge by
+EXAMPLE_SECONDS = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to score, and where to leave what the report needs.
+
+    Attributes:
+        spec: of the system.
+        channel: that damages its tokens, or empty.
+        clip: the recording.
+        rate: of the evaluation, in hertz.
+        seconds: of each clip at most.
+        metrics: names.
+        calibration: of the system.
+        folder: for tokens and examples.
+        example: whether the decoded sound is kept for the report.
+    """
+
+    spec: str
+    channel: str
+    clip: Clip
+    rate: int
+    seconds: float | None
+    metrics: tuple[str, ...]
+    calibration: Calibration
+    folder: str
+    example: bool
+
+    def key(self, identity: str) -> str:
+        """Changes when the result may change."""
+        return digest(
+            identity, self.channel, asdict(self.clip), self.rate, self.seconds, asdict(self.calibration)
+        )
+
+
+@dataclass(slots=True)
+class Row:
+    """The result of one task.
+
+    Attributes:
+        scores: metric to value.
+        excluded: metric to the reason why it has no value.
+        error: why the clip could not be coded at all.
+    """
+
+    key: str
+    system: str
+    clip: str
+    seconds: float = 0.0
+    note: str = ""
+    payload_bytes: int = 0
+    container_bytes: int = 0
+    encode_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    stability: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    excluded: dict[str, str] = field(default_factory=dict)
+    error: str = ""
+    tokens: str = ""
+    example: str = ""
+
+
+def start_worker() -> None:
+    """One thread per process: the processes share the cores."""
+    import os
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def calibrate_system(
+    spec: str, channel: str, clips: Sequence[Clip], rate: int
+) -> tuple[str, str, Calibration]:
+    """Name and identity of the system as a table shows it, and what its gates say.
+
+    Channels damage what comes back, so the gates hear the system without its channel.
+    """
+    system, named = parse(spec), parse(spec, channel)
+    why = system.missing()
+    if why:
+        return named.spec, "", Calibration(refused=(why,))
+    signals: list[Signal] = []
+    for clip in clips:
+        if len(signals) == CALIBRATION_CLIPS:
+            break
+        with suppress(CodecError):  # a clip that cannot be read is reported when it is scored
+            signal = clip.load(rate, CALIBRATION_SECONDS)
+            if np.abs(signal).max() > AUDIBLE:
+                signals.append(signal)
+    if not signals:
+        return named.spec, named.identity(), Calibration()  # nothing loud enough to judge it by
+    try:
+        pairs = [(system.code(signal, rate).audio, signal) for signal in signals]
+        witness = system.witness()
+        judged = [(witness.code(signal, rate).audio, signal) for signal in signals]
+    except CodecError as error:
+        return named.spec, "", Calibration(refused=(str(error),))
+    return named.spec, named.identity(), calibrate(system, pairs, rate, judged)
+
+
+def score(task: Task) -> Row:
+    """Code the clip and score it; trouble with the clip is part of the row."""
+    system = _system(task.spec, task.channel)
+    row = Row(task.key(system.identity()), system.spec, task.clip.name, note=task.clip.note(task.rate))
+    try:
+        signal = task.clip.load(task.rate, task.seconds)
+        row.seconds = signal.size / task.rate
+        coded = system.code(signal, task.rate)
+    except CodecError as error:
+        row.error = str(error)
+        return row
+    row.payload_bytes, row.container_bytes = coded.payload_bytes, coded.container_bytes
+    row.encode_seconds, row.decode_seconds = coded.encode_seconds, coded.decode_seconds
+    row.stability = coded.stability
+    if coded.audio.size < signal.size // 2:
+        row.error = f"only {coded.audio.size} of {signal.size} samples came back"
+        return row
+    decoded = task.calibration.apply(coded.audio, signal.size)
+    for name in task.metrics:
+        try:
+            value = metrics.get(name)(decoded, signal, task.rate)
+        except Unscorable as reason:
+            row.excluded[name] = str(reason)
+            continue
+        if np.isfinite(value):
+            row.scores[name] = value
+        else:
+            row.excluded[name] = f"the value is {value}"
+    base = Path(task.folder) / f"{digest(system.spec)}-{digest(task.clip.name)}"
+    if coded.codes is not None:
+        row.tokens = f"{base.name}.npz"
+        np.savez_compressed(base.with_suffix(".npz"), codes=coded.codes, sizes=coded.sizes)
+    if task.example:
+        row.example = f"{base.name}.flac"
+        audio.write(base.with_suffix(".flac"), decoded[None, : round(EXAMPLE_SECONDS * task.rate)], task.rate)
+    return row
+
+
+@cache
+def _system(spec: str, channel: str) -> System:
+    return parse(spec, channel)
+
+
+def to_json(row: Row) -> dict[str, Any]:
+    """The row as plain values."""
+    return asdict(row)

@@ -1,0 +1,226 @@
+"""From rows to tables: means with intervals, statistics of tokens, comparisons, and what was left out."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codec import metrics
+from codec.bitstream import atomic_write
+from codec.evaluate.gates import Calibration
+from codec.evaluate.score import Row
+from codec.evaluate.statistics import Estimate, estimate, paired
+from codec.metrics import book_statistics, count
+
+# what is measured of every system besides the metrics: name -> title, unit, more is better
+RATES = {
+    "kbps": ("bit rate of the file", "kbps", False),
+    "kbps_payload": ("bit rate of the payload", "kbps", False),
+    "rtf_encode": ("encoding, times faster than real time", "x", True),
+    "rtf_decode": ("decoding, times faster than real time", "x", True),
+    "stability": ("tokens that survive decoding and encoding again", "", True),
+    "token_rate": ("tokens per second", "1/s", False),
+}
+Table = dict[str, dict[str, dict[str, Any]]]
+
+
+def summarise(rows: Sequence[Row], folder: Path) -> Table:
+    """`{system: {name: {"mean", "interval", "count", "excluded"}}}` for metrics and rates, systems as they appear."""
+    table: Table = {}
+    for system, group in _by_system(rows).items():
+        good = [row for row in group if not row.error]
+        table[system] = entry = {}
+        names = dict.fromkeys(name for row in group for name in (*row.scores, *row.excluded))
+        for name in names:
+            values = [row.scores[name] for row in good if name in row.scores]
+            reasons = Counter(row.excluded[name] for row in good if name in row.excluded)
+            reasons.update(["the clip could not be coded"] * (len(group) - len(good)))
+            entry[name] = _entry(estimate(values) if values else None) | {"excluded": dict(reasons)}
+        sounding = [row for row in good if row.seconds]
+        if not sounding:
+            continue
+        seconds = [row.seconds for row in sounding]
+        files = [8e-3 * row.container_bytes / row.seconds for row in sounding]
+        payloads = [8e-3 * row.payload_bytes / row.seconds for row in sounding]
+        entry["kbps"] = _entry(estimate(files, seconds))
+        entry["kbps_payload"] = _entry(estimate(payloads, seconds))
+        for side in ("encode", "decode"):
+            spent = [getattr(row, f"{side}_seconds") for row in sounding]
+            if min(spent) > 0:
+                factors = [row.seconds / time for row, time in zip(sounding, spent, strict=True)]
+                entry[f"rtf_{side}"] = _entry(estimate(factors, spent))
+        stable = [row.stability for row in good if row.stability is not None]
+        if stable:
+            entry["stability"] = _entry(estimate(stable))
+        tokens = [_tokens(folder, row)[0].size / row.seconds for row in sounding if row.tokens]
+        if tokens:
+            entry["token_rate"] = _entry(estimate(tokens, seconds))
+    return table
+
+
+def books(rows: Sequence[Row], folder: Path) -> dict[str, list[dict[str, float]]]:
+    """For each system with tokens: usage, perplexity and entropy of every codebook over all clips."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for system, group in _by_system(rows).items():
+        counts: list[np.ndarray] | None = None
+        for row in group:
+            if row.tokens:
+                codes, sizes = _tokens(folder, row)
+                new = count(codes, sizes)
+                counts = new if counts is None else [a + b for a, b in zip(counts, new, strict=True)]
+        if counts:
+            found[system] = [
+                asdict(book) | {"usage": book.usage, "perplexity": book.perplexity}
+                for book in map(book_statistics, counts)
+            ]
+    return found
+
+
+def compare(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every pair of systems on every metric: the difference on their common clips."""
+    groups = _by_system(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row.scores))
+    scores = {
+        system: {name: {row.clip: row.scores[name] for row in group if name in row.scores} for name in names}
+        for system, group in groups.items()
+    }
+    found = []
+    for a, b in itertools.combinations(groups, 2):
+        for name in names:
+            shared = [clip for clip in scores[a][name] if clip in scores[b][name]]
+            if shared:
+                test = paired([scores[a][name][c] for c in shared], [scores[b][name][c] for c in shared])
+                found.append({"a": a, "b": b, "metric": name} | asdict(test))
+    return found
+
+
+def rising(table: Table, families: Mapping[str, str]) -> list[str]:
+    """Sentences on families in which more bits gave less quality, by PESQ-WB or, where there is none, mel distance."""
+    found = []
+    for family in dict.fromkeys(families.values()):
+        members = [
+            system for system in table if families.get(system) == family and "kbps_payload" in table[system]
+        ]
+        members.sort(key=lambda system: table[system]["kbps_payload"]["mean"])
+        for low, high in itertools.pairwise(members):
+            for name in ("pesq_wb", "mel_distance"):
+                first, second = (table[system].get(name, {}).get("mean") for system in (low, high))
+                if first is None or second is None:
+                    continue
+                better = second >= first if metrics.METRICS[name].higher_is_better else second <= first
+                if not better:
+                    found.append(
+                        f"{high} has more bits than {low} and a worse {name}: {second:.3f} after {first:.3f}"
+                    )
+                break
+    return found
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """One line a clip and system, every metric a column."""
+    names = list(dict.fromkeys(name for row in rows for name in (*row.scores, *row.excluded)))
+    plain = [
+        "system",
+        "clip",
+        "seconds",
+        "payload_bytes",
+        "container_bytes",
+        "encode_seconds",
+        "decode_seconds",
+    ]
+    with atomic_write(path) as file:
+        lines: list[list[object]] = [[*plain, "stability", *names, "excluded", "error", "note"]]
+        for row in rows:
+            reasons = "; ".join(f"{name}: {why}" for name, why in row.excluded.items())
+            values = [row.scores.get(name, "") for name in names]
+            fields = [getattr(row, name) for name in plain]
+            lines.append(
+                [
+                    *fields,
+                    "" if row.stability is None else row.stability,
+                    *values,
+                    reasons,
+                    row.error,
+                    row.note,
+                ]
+            )
+        text = _Lines()
+        csv.writer(text, lineterminator="\n").writerows(lines)
+        file.write("".join(text.lines).encode())
+
+
+def write_json(value: object, path: Path) -> None:
+    """A JSON file, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def markdown(table: Table, refused: Mapping[str, Sequence[str]]) -> str:
+    """A table of the main figures, mean and 95% interval."""
+    wanted = ["kbps", "kbps_payload", *metrics.METRICS]
+    columns = [name for name in wanted if any(name in entry for entry in table.values())]
+    lines = ["| system | " + " | ".join(columns) + " | clips |", "|" + " --- |" * (len(columns) + 2)]
+    for system, entry in table.items():
+        cells = [_cell(entry.get(name)) for name in columns]
+        most = max((value["count"] for value in entry.values()), default=0)
+        lines.append(f"| {system} | " + " | ".join(cells) + f" | {most} |")
+    lines += [f"\n{system}: not scored: {'; '.join(reasons)}" for system, reasons in refused.items()]
+    return "\n".join(lines) + "\n"
+
+
+def gate_notes(calibrations: Mapping[str, Calibration], rate: int) -> dict[str, dict[str, Any]]:
+    """What the gates found for every system, for the report."""
+    return {
+        system: {
+            "delay_ms": 1000 * c.delay / rate,
+            "level_db": c.level,
+            "gain_db": c.gain,
+            "length_samples": c.length,
+            "refused": list(c.refused),
+        }
+        for system, c in calibrations.items()
+    }
+
+
+class _Lines:
+    """What csv writes to."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def _cell(entry: Mapping[str, Any] | None) -> str:
+    if entry is None or entry["mean"] is None:
+        return "-"
+    digits = 2 if abs(entry["mean"]) >= 10 else 3
+    low, high = entry["interval"]
+    return f"{entry['mean']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _entry(value: Estimate | None) -> dict[str, Any]:
+    if value is None:
+        return {"mean": None, "interval": None, "count": 0}
+    return {"mean": value.mean, "interval": [value.low, value.high], "count": value.count}
+
+
+def _by_system(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.system, []).append(row)
+    return groups
+
+
+def _tokens(folder: Path, row: Row) -> tuple[np.ndarray, tuple[int, ...]]:
+    with np.load(folder / row.tokens) as stored:
+        return stored["codes"], tuple(int(size) for size in stored["sizes"])
