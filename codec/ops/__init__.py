@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codec.ops import reference
+from codec.ops import plain, reference
 
 __all__ = ["RVQTraining", "rvq_encode", "rvq_encode_train"]
 
@@ -89,7 +89,8 @@ def _check(x: Tensor, codebooks: Tensor, beam: int) -> None:
 @torch.library.custom_op("codec::rvq_encode", mutates_args=())
 def _rvq_encode(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
     """x ``(G, M, D)``, codebooks ``(G, K, V, D)`` -> ``(G, M, K)``."""
-    return reference.rvq_encode(x, codebooks, beam)
+    # elsewhere a matrix product may use fewer bits than the bound of `plain` allows
+    return (plain if x.device.type == "cpu" else reference).rvq_encode(x, codebooks, beam)
 
 
 @_rvq_encode.register_fake
@@ -100,7 +101,7 @@ def _(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
 @torch.library.custom_op("codec::rvq_encode_train", mutates_args=())
 def _rvq_encode_train(x: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x ``(G, M, D)``, codebooks ``(G, K, V, D)`` -> quantized, codes, counts, sums."""
-    codes = reference.rvq_encode(x, codebooks)
+    codes = _rvq_encode(x, codebooks, 1)
     quantized, counts, sums = reference.statistics(x, codebooks, codes)
     return quantized, codes, counts, sums
 
