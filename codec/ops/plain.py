@@ -1,9 +1,10 @@
-"""The greedy search in plain torch: scores by matrix product, and the specification's distances where those are too close.
+"""The greedy search in plain torch: scores by matrix product, the specification's distances where those are close.
 
 The score of code vector c for a vector x is ``x.c - |c|^2 / 2``, that is ``(|x|^2 - |x - c|^2) / 2``: the nearest has
-the highest. In float32, with ``u = 2^-24`` and whatever the order of the D additions, a computed score is off by at
-most ``(D + 6) u (|x||c| + |c|^2 / 2)`` (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). A code whose score
-leads by more than twice that is the one `reference` chooses; rows without such a leader are settled by `reference`.
+the highest. In float32, with ``u = 2^-24`` and whatever the order of additions, both parts are sums of D products, and
+a computed score is off by at most ``(D + 6) u (|x||c| + |c|^2 / 2)`` (Higham, Accuracy and Stability of Numerical
+Algorithms, 3.1). A code whose score leads by more than twice that is the one `reference` chooses; rows without such a
+leader are settled by `reference`.
 """
 
 import torch
@@ -18,7 +19,7 @@ _TINY = 1e-30  # what may underflow
 def encode_greedy(x: Tensor, codebooks: Tensor) -> Tensor:
     """Codes as `reference.encode_greedy` gives them: x ``(M, D)``, codebooks ``(K, V, D)`` float32 -> ``(M, K)``."""
     codes = x.new_empty((len(x), len(codebooks)), dtype=torch.int64)
-    halves = codebooks.double().square().sum(-1).mul(0.5).float()  # (K, V)
+    halves = torch.linalg.vecdot(codebooks, codebooks).mul_(0.5)  # (K, V)
     longest = halves.amax(-1).mul(2).sqrt()
     unit = (
         2 * (x.shape[1] + 6) * 2.0**-24 * 1.01
