@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from codec.nn.conv import convolve_with
+from codec.nn.conv import convolve_with, join_time, pad_time, transpose_convolve
 from codec.nn.state import StreamState
 
 
@@ -71,15 +70,15 @@ class PaddedConv1d(nn.Conv1d):
         held = state.take(self)
         if held is None:
             start = state.take((self, "start"))
-            x = x if start is None else torch.cat([start, x], dim=-1)
+            x = x if start is None else join_time(start, x)
             if state.last:
                 return self(x) if x.shape[-1] else self._nothing(x)
             if self.mirror and x.shape[-1] <= self.left + self.right + stride:
                 state.hold((self, "start"), x)
                 return self._nothing(x)
-            x = F.pad(pad_ends(x, self.left, 0, mirror=self.mirror), (spent, 0))
+            x = pad_time(pad_ends(x, self.left, 0, mirror=self.mirror), spent, 0)
         else:
-            x = torch.cat([held, x], dim=-1)
+            x = join_time(held, x)
         if state.last:
             missing = -(x.shape[-1] - spent - self.left) % stride
             x = pad_ends(x, 0, self.right + missing, mirror=self.mirror)
@@ -104,7 +103,6 @@ class PaddedConvTranspose1d(nn.ConvTranspose1d):
         out_channels: C'.
         kernel_size: taps, at least the stride.
         stride: samples per frame.
-        groups: blocked connections.
         bias: adds a learned bias.
 
     Raises:
@@ -118,44 +116,45 @@ class PaddedConvTranspose1d(nn.ConvTranspose1d):
         kernel_size: int,
         *,
         stride: int = 1,
-        groups: int = 1,
         bias: bool = True,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride=stride, groups=groups, bias=bias)
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, bias=bias)
         if kernel_size < stride:
             raise ValueError(f"a kernel of {kernel_size} leaves holes at a stride of {stride}")
         total = kernel_size - stride
         self.cut = total - total // 2
+        self.overhang = -(-self.cut // stride)  # frames after the last one that it still speaks in
         self.history = -(-kernel_size // stride) - 1
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:  # type: ignore[override]
         """`(B, C, T)` to `(B, C', T * stride)`; in a stream, to the samples that are complete by now."""
-        stride = self.stride[0]
         if state is None:
-            return self._transpose(x)[..., self.cut : self.cut + x.shape[-1] * stride]
-        held = state.take(self)
-        first = self.history * stride
+            x, behind = pad_time(x, self.history, self.overhang), self.overhang
+            return self._samples(x, first=self.cut, drop=behind * self.stride[0] - self.cut)
+        held, first = state.take(self), 0
         if held is None:
             start = state.take((self, "start"))
-            x = x if start is None else torch.cat([start, x], dim=-1)
+            x = x if start is None else join_time(start, x)
             if state.last and x.shape[-1]:
                 return self(x)
-            if state.last or x.shape[-1] * stride <= self.cut:
+            if state.last or x.shape[-1] * self.stride[0] <= self.cut:
                 state.hold((self, "start"), x)
                 return x.new_zeros(x.shape[0], self.out_channels, 0)
-            first += self.cut
-            held = x.new_zeros(*x.shape[:2], self.history)
+            held, first = x.new_zeros(*x.shape[:2], self.history), self.cut
         # the frames before were heard already; their taps that reach into this chunk are in the sum
-        x = torch.cat([held, x], dim=-1)
-        if x.shape[-1] == 0:
-            return x.new_zeros(x.shape[0], self.out_channels, 0)
+        x = join_time(held, x)
         if not state.last:
             state.hold(self, x[..., x.shape[-1] - self.history :])
-        end = x.shape[-1] * stride + (self.cut if state.last else 0)
-        return self._transpose(x)[..., first:end]
+            return self._samples(x, first=first)
+        return self._samples(
+            pad_time(x, 0, self.overhang), first=first, drop=self.overhang * self.stride[0] - self.cut
+        )
 
-    def _transpose(self, x: Tensor) -> Tensor:
-        return F.conv_transpose1d(x, self.weight, self.bias, self.stride, 0, 0, self.groups, self.dilation)
+    def _samples(self, x: Tensor, *, first: int, drop: int = 0) -> Tensor:
+        if x.shape[-1] <= self.history:
+            return x.new_zeros(x.shape[0], self.out_channels, 0)
+        y = transpose_convolve(x, self.weight, self.bias, stride=self.stride[0])
+        return y[..., first : y.shape[-1] - drop]
 
 
 def pad_ends(x: Tensor, left: int, right: int, *, mirror: bool) -> Tensor:
@@ -164,9 +163,12 @@ def pad_ends(x: Tensor, left: int, right: int, *, mirror: bool) -> Tensor:
     A signal too short for its image gets zeros behind it first, as in EnCodec's release.
     """
     if not mirror:
-        return F.pad(x, (left, right)) if left or right else x
+        return pad_time(x, left, right) if left or right else x
     short = max(0, max(left, right) - x.shape[-1] + 1)
-    y = F.pad(F.pad(x, (0, short)), (left, right), mode="reflect")
+    x = pad_time(x, 0, short)
+    end = x.shape[-1]
+    parts = [x[..., 1 : left + 1].flip(-1), x, x[..., end - 1 - right : end - 1].flip(-1)]
+    y = torch.cat([part.transpose(1, 2) for part in parts], dim=1).transpose(1, 2)
     return y[..., : y.shape[-1] - short]
 
 
@@ -176,7 +178,7 @@ def align(key: object, signals: list[Tensor], state: StreamState | None) -> list
         return signals
     held = [state.take((key, index)) for index in range(len(signals))]
     joined = [
-        signal if before is None else torch.cat([before, signal], dim=-1)
+        signal if before is None else join_time(before, signal)
         for before, signal in zip(held, signals, strict=True)
     ]
     count = min(signal.shape[-1] for signal in joined)
