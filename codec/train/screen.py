@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from lightning import Trainer
 from rich.table import Table
@@ -55,22 +53,20 @@ def parameters(task: CodecTask) -> dict[str, int]:
     return found | {"discriminators": _count(task.discriminators) if task.discriminators else 0}
 
 
-@torch.no_grad()
 def multiply_adds(codec: Codec) -> dict[str, float]:
     """Multiply-adds of encoder and decoder per second of audio, in matrix products and convolutions."""
-    modes = {module: module.training for module in codec.modules()}
-    codec.eval()
-    frames = max(1, round(codec.sample_rate / codec.hop))
-    audio = torch.zeros(1, codec.channels, frames * codec.hop, device=codec.device)
-    counts: dict[str, float] = {}
-    inputs: dict[str, Any] = {"encoder": audio}
-    inputs["decoder"] = torch.zeros(1, codec.quantizer.dim, frames, device=codec.device)
+    frames = max(4, round(codec.sample_rate / codec.hop / 4))
+    seconds = frames * codec.hop / codec.sample_rate
+    inputs = {
+        "encoder": torch.zeros(1, codec.channels, frames * codec.hop, device=codec.device),
+        "decoder": torch.zeros(1, codec.quantizer.dim, frames, device=codec.device),
+    }
+    counts = {}
     for name, x in inputs.items():
-        with FlopCounterMode(display=False) as counter:
+        # with gradients, for without them products are split into tiles that the counter does not know
+        with FlopCounterMode(display=False) as counter, torch.enable_grad():
             getattr(codec, name)(x)
-        counts[name] = counter.get_total_flops() / 2 * codec.sample_rate / (frames * codec.hop)
-    for module, mode in modes.items():
-        module.training = mode
+        counts[name] = counter.get_total_flops() / 2 / seconds
     return counts
 
 
