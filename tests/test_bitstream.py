@@ -148,6 +148,12 @@ def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):
     assert target.read_bytes() == b"new"
 
 
+def test_atomic_write_names_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "none" / "a.tok"):
+        pass
+    assert caught.value.filename == str(tmp_path / "none" / "a.tok")
+
+
 def test_atomic_write_does_not_replace_a_device():
     with atomic_write(os.devnull) as file:
         file.write(b"gone")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,6 +87,15 @@ def test_one_flipped_byte_anywhere_costs_at_most_one_chunk(codes):
             assert reader.header == HEADER_ONE
             assert check_kept(pieces, codes) >= 15
             assert frames_of(pieces) == 20 or (reader.end is None and frames_of(pieces) >= 15)
+
+
+def test_one_flipped_byte_of_a_long_header(codes):
+    header = replace(HEADER_ONE, codebook_sizes=tuple(range(300, 400)), num_samples=None)
+    data = file_of(header, np.arange(100)[:, None])
+    for at in range(len(header.to_bytes())):
+        reader, pieces = read(data[:at] + bytes((data[at] ^ 0x41,)) + data[at + 1 :])
+        assert reader.header == header
+        assert frames_of(pieces) == 1
 
 
 def test_a_gap_is_told_with_its_frames(codes):

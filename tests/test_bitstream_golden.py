@@ -6,6 +6,7 @@ Python after docs/tok-format.md: no line of codec.bitstream takes part in it.
 
 import importlib.util
 import io
+import itertools
 import json
 import shutil
 import subprocess
@@ -145,7 +146,7 @@ def plain_entropy(payload, sizes, frames, streams, prior):
             else:
                 weights, unit = [1024] * size, 1024
             weights = [w + unit * n for w, n in zip(weights, seen[row], strict=True)]
-            sums = [sum(weights[:x]) for x in range(size + 1)]
+            sums = [0, *itertools.accumulate(weights)]
             ends = [sums[x] * (2**24 - size) // sums[-1] + x for x in range(size + 1)]
             width //= 2**24
             code = max(x for x in range(size) if ends[x] <= point // width)

@@ -40,9 +40,10 @@ class EntropyCoder:
     """
 
     def __init__(self, sizes: tuple[int, ...], streams: int = 1, prior: Prior | None = None) -> None:
-        own = sizes[::streams]
-        if prior and prior.sizes[: len(own)] != own:
-            raise TokError(f"the entropy tables are for books of {prior.sizes} codes, and these have {own}")
+        if prior and not prior.fits(sizes[::streams]):
+            raise TokError(
+                f"the entropy tables are for books of {prior.sizes}, the codes have {sizes[::streams]}"
+            )
         self.sizes = sizes
         self.streams = streams
         self.prior = prior
@@ -116,12 +117,15 @@ def _table(weights: Ints | None, counts: Ints) -> Ints:
 def _spans(prior: Prior | None, book: int, state: State | None, row: Ints, size: int) -> Ints:
     """(t, 2): lower end and share of each code (t,) of a row, by the tables that `_table` makes for a decoder."""
     spans = np.empty((len(row), 2), np.int64)
+    counts = np.zeros(size, np.int64)
+    seen = np.empty((len(row), 2), np.int64)  # how many smaller codes, and how often this code, came before
+    for t, code in enumerate(row.tolist()):
+        seen[t] = counts[:code].sum(), counts[code]
+        counts[code] += 1
     for start in range(0, len(row), _BLOCK):
         stop = min(start + _BLOCK, len(row))
-        codes, seen = row[start:stop, None], row[None, :stop]
-        earlier = np.arange(stop) < np.arange(start, stop)[:, None]
-        less = ((seen < codes) & earlier).sum(axis=1)
-        same = ((seen == codes) & earlier).sum(axis=1)
+        codes = row[start:stop, None]
+        less, same = seen[start:stop].T
         if prior is None or state is None:
             unit = np.full(stop - start, _EQUAL)
             below, own, total = _EQUAL * codes[:, 0], unit, unit * size

@@ -36,15 +36,17 @@ def atomic_write(path: PathLike) -> Iterator[BinaryIO]:
             yield file
         return
     path = path.resolve()  # a symbolic link keeps pointing; what it points to is replaced
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
         with open(part, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(part):
+            error.filename = str(path)  # the name that the caller knows
         raise
 
 

@@ -14,7 +14,7 @@ PREFIX: Final = 7  # bytes that tell the header's size: magic, version, up to tw
 MAX_CODEBOOKS: Final = 1024
 MAX_CODEBOOK_SIZE: Final = 1 << 32
 MAX_BODY: Final = (1 << 14) - 1
-LONGEST_CORRECTED: Final = 256  # bytes of a header in which a damaged byte is looked for
+LONGEST: Final = PREFIX + MAX_BODY + 4  # bytes of a header
 CHANNEL_POLICIES: Final = ("mix", "split", "joint")
 RESAMPLERS: Final = {0: "none", 1: "soxr HQ", 2: "soxr VHQ", 3: "sinc, Hann window", 4: "sinc, Kaiser window"}
 
@@ -193,16 +193,19 @@ def correct(block: bytes) -> bytes | None:
     Returns:
         The header block as it was written, or None where no such change fits.
     """
+    if len(block) < PREFIX:
+        return None
     start = MAGIC + bytes((VERSION,))
-    wrong = [at for at in range(min(5, len(block))) if block[at] != start[at]]
+    wrong = [at for at in range(5) if block[at] != start[at]]
     if wrong:
         return _whole(start + block[5:]) if len(wrong) == 1 else None
-    for value in range(256):  # with a damaged length the place of the CRC is unknown, so there is only trying
-        found = _whole(block[:5] + bytes((value,)) + block[6:])
-        if found:
-            return found
+    for at in (5, 6):  # with a damaged length the place of the CRC is unknown, so there is only trying
+        for value in range(256 if block[5] & 0x80 or at == 5 else 0):
+            found = _whole(block[:at] + bytes((value,)) + block[at + 1 :])
+            if found:
+                return found
     size = header_size(block)
-    if size > min(len(block), LONGEST_CORRECTED):
+    if size > len(block):
         return None
     block = block[:size]
     # CRC-32 is linear: the change of one byte shows the same difference whatever the other bytes are. So take the
@@ -210,7 +213,7 @@ def correct(block: bytes) -> bytes | None:
     wanted = zlib.crc32(block[:-4]) ^ int.from_bytes(block[-4:], "little")
     made_by = {zlib.crc32(bytes((value,))) ^ zlib.crc32(b"\0"): value for value in range(256)}
     by_top = {difference >> 24: (difference, value) for difference, value in made_by.items()}
-    for at in range(size - 5, 5, -1):
+    for at in range(size - 5, PREFIX - 2, -1):
         if wanted in made_by:
             return _whole(block[:at] + bytes((block[at] ^ made_by[wanted],)) + block[at + 1 :])
         difference, value = by_top[wanted >> 24]

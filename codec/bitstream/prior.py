@@ -57,6 +57,10 @@ class Prior:
         )
         self._bias = np.split(bias.astype(np.int64), cuts)
 
+    def fits(self, sizes: tuple[int, ...]) -> bool:
+        """Whether these are the first of the books that the tables are for."""
+        return self.sizes[: len(sizes)] == tuple(sizes)
+
     def start(self, codes: Codes) -> State:
         """The states (t, D) of the frames that follow codes (K', t), before any code of theirs is known."""
         return sum(

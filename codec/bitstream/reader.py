@@ -5,13 +5,15 @@ from typing import BinaryIO, Literal
 
 from codec.bitstream.chunk import MAX_GAP, ChunkCoder, End, Gap, Span, parse_end, parse_span
 from codec.bitstream.entropy import TablesError
-from codec.bitstream.header import LONGEST_CORRECTED, PREFIX, Header, correct, header_size, parse_header
+from codec.bitstream.header import LONGEST, PREFIX, Header, correct, header_size, parse_header
 from codec.bitstream.pack import Codes
 from codec.bitstream.prior import Prior
 from codec.bitstream.records import END, ENTROPY, HEADER, LOST, RAW
 from codec.bitstream.seek import find_end, find_frame
 from codec.bitstream.source import Source, records
 from codec.errors import TokError
+
+SHORT_HEADER = 128  # bytes, which is more than most have
 
 
 class TokReader:
@@ -46,6 +48,8 @@ class TokReader:
         self._start = file.tell() if file.seekable() else 0
         self._source = Source(file)
         self.header = self._read_header()
+        if prior and not prior.fits(self.header.codebook_sizes[:: self.header.streams]):
+            prior = None  # a chunk that needs tables will say so
         self._coder = ChunkCoder(self.header, prior=prior)
         self._first_record = self._source.position
         self.end: End | None = None
@@ -125,9 +129,12 @@ class TokReader:
         except TokError as error:
             if not self._skip:
                 raise
-            source.fill(LONGEST_CORRECTED)
-            block = correct(bytes(source.buffer[:LONGEST_CORRECTED]))
-            if block is None:
+            for most in (SHORT_HEADER, LONGEST):  # a live stream cannot wait for the longest header
+                source.fill(most)
+                block = correct(bytes(source.buffer[:most]))
+                if block:
+                    break
+            else:
                 return self._find_copy(error)
             header, size = parse_header(block), len(block)
         source.take(size)
