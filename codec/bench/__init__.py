@@ -1,0 +1,1 @@
+"""Benchmarks: what ``codec bench`` measures."""

@@ -1,0 +1,79 @@
+"""The quantizer doctor on a few vectors."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from codec.bench import quantizers as doctor
+from codec.errors import ConfigError
+from codec.quantizers import QUANTIZERS
+
+
+def test_bound_of_white_and_of_coloured_vectors() -> None:
+    assert doctor.bound_db(torch.eye(8), 16.0) == pytest.approx(20 * math.log10(2) * 2)
+    # powers 16 and 1: with 2 bits the water stands at 1, with 4 at a quarter, with 1 at 4, above the second channel
+    assert doctor.bound_db(torch.diag(torch.tensor([16.0, 1.0])), 2.0) == pytest.approx(
+        10 * math.log10(17 / 2)
+    )
+    assert doctor.bound_db(torch.diag(torch.tensor([16.0, 1.0])), 4.0) == pytest.approx(
+        10 * math.log10(17 / 0.5)
+    )
+    assert doctor.bound_db(torch.diag(torch.tensor([16.0, 1.0])), 1.0) == pytest.approx(
+        10 * math.log10(17 / 5)
+    )
+
+
+def test_examined_written_and_drawn(tmp_path: Path) -> None:
+    data = {"gaussian": doctor.gaussian(1500), "latents": doctor.gaussian(1500) * torch.linspace(0.1, 2, 16)}
+    names = ["vq", "fsq", "turboquant"]
+    said: list[str] = []
+    results = doctor.examine(data, names=names, seconds=0.3, progress=said.append)
+    assert said == [f"{n} on {k}" for k in data for n in names]
+    for r in results:
+        assert 0 < r.sqnr_db < r.bound_db + 0.5
+        assert r.bound_db >= r.line_db - 0.1
+        assert 0 < r.usage <= 1
+        assert 0 < r.perplexity <= 1
+        assert r.ns_per_vector > 0
+    vq = results[0]
+    assert vq.bits == 12
+    assert vq.parameters == 4096 * 16
+    assert vq.steps > 0
+    doctor.write_csv(results, tmp_path / "q.csv")
+    with (tmp_path / "q.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["quantizer"] for row in rows] == names * 2
+    assert float(rows[0]["sqnr_db"]) == pytest.approx(vq.sqnr_db, abs=1e-4)
+    doctor.plot(results, tmp_path / "q.png")
+    assert (tmp_path / "q.png").read_bytes()[1:4] == b"PNG"
+    shown = doctor.table(results)
+    assert shown.row_count == 3
+    assert len(shown.columns) == 12
+
+
+def test_run_writes_both_files(tmp_path: Path) -> None:
+    data = Path(__file__).parent / "data" / "speech.flac"
+    results = doctor.run(tmp_path / "new", data=data, names=["turboquant"], seconds=0.1)
+    assert [r.data for r in results] == ["gaussian", "latents"]
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["quantizers.csv", "quantizers.png"]
+
+
+def test_every_registered_quantizer_is_an_entry() -> None:
+    assert {entry["name"] for entry in doctor.ENTRIES.values()} == set(QUANTIZERS)
+    with pytest.raises(ConfigError, match="no quantizer 'nope' to examine; there are vq, rvq"):
+        doctor.examine({"gaussian": doctor.gaussian(100)}, names=["nope"])
+
+
+def test_latents_of_real_speech() -> None:
+    from codec.api import load
+
+    found = doctor.latents(load("default"), [Path(__file__).parent / "data" / "speech.flac"])
+    assert found.ndim == 2
+    assert len(found) > 200
+    assert torch.isfinite(found).all()
+    assert not found.requires_grad
+    with pytest.raises(ConfigError, match="no sound files"):
+        doctor.latents(load("default"), [])
