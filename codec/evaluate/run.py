@@ -18,8 +18,10 @@ from codec import __version__, metrics
 from codec.errors import ConfigError
 from codec.evaluate import clips as clip_lists
 from codec.evaluate import summary
+from codec.evaluate.clips import Clip
 from codec.evaluate.gates import Calibration
 from codec.evaluate.parse import parse, takes_channel
+from codec.evaluate.report import write_report
 from codec.evaluate.score import Row, Task, calibrate_system, score, start_worker, to_json
 
 Progress = Callable[[int, int, str], None]
@@ -66,7 +68,7 @@ def evaluate(
     gates: bool = True,
     progress: Progress | None = None,
 ) -> Result:
-    """Score systems on clips and write `summary.json`, `clips.csv`, `clips.jsonl`, `details.json` and `summary.md`.
+    """Score systems on clips and write `summary.json`, `clips.csv`, `details.json`, `summary.md` and `report.html`.
 
     Args:
         systems: names, see `parse`.
@@ -162,7 +164,15 @@ def evaluate(
         "wall_seconds": time.time() - started,
     }
     _write(result, folder)
+    write_report(
+        result, folder, [clip for clip in clips if clip.name in examples and not _unread(rows, clip)], rate
+    )
     return result
+
+
+def _unread(rows: Sequence[Row], clip: Clip) -> bool:
+    """Whether no system could do anything with the clip."""
+    return not any(row.clip == clip.name and row.example for row in rows)
 
 
 def machine() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -106,23 +106,28 @@ def calibrate_system(
     why = system.missing()
     if why:
         return named.spec, "", Calibration(refused=(why,))
-    signals: list[Signal] = []
+    judges: list[Clip] = []
     for clip in clips:
-        if len(signals) == CALIBRATION_CLIPS:
+        if len(judges) == CALIBRATION_CLIPS:
             break
         with suppress(CodecError):  # a clip that cannot be read is reported when it is scored
-            signal = clip.load(rate, CALIBRATION_SECONDS)
-            if np.abs(signal).max() > AUDIBLE:
-                signals.append(signal)
-    if not signals:
+            if np.abs(clip.load(rate, CALIBRATION_SECONDS)).max() > AUDIBLE:
+                judges.append(clip)
+    if not judges:
         return named.spec, named.identity(), Calibration()  # nothing loud enough to judge it by
     try:
-        pairs = [(system.code(signal, rate).audio, signal) for signal in signals]
-        witness = system.witness()
-        judged = [(witness.code(signal, rate).audio, signal) for signal in signals]
+        pairs = [_pair(spec, clip, rate) for clip in judges]
+        judged = [_pair(system.witness().spec, clip, rate) for clip in judges]
     except CodecError as error:
         return named.spec, "", Calibration(refused=(str(error),))
     return named.spec, named.identity(), calibrate(system, pairs, rate, judged)
+
+
+@lru_cache(64)
+def _pair(spec: str, clip: Clip, rate: int) -> tuple[Signal, Signal]:
+    """Decoded and original start of a clip; several systems may share a witness."""
+    signal = clip.load(rate, CALIBRATION_SECONDS)
+    return _system(spec, "").code(signal, rate).audio, signal
 
 
 def score(task: Task) -> Row:

@@ -46,7 +46,7 @@ class Tokens(System):
 
     def witness(self) -> System:
         """The model with all its books and no channel: a low rate may cost level, and that is no fault of ours."""
-        return Tokens(self.name)
+        return Tokens(self.name) if self.books or self.channel else self
 
     def code(self, signal: Signal, rate: int) -> Coded:
         codec = _load(self.name)

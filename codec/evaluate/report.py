@@ -1,0 +1,162 @@
+"""The report: one HTML file that needs nothing else, and the same curves as PNG files."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from codec import audio, metrics
+from codec.bitstream import atomic_write
+from codec.evaluate.clips import Clip
+from codec.evaluate.score import EXAMPLE_SECONDS, Row
+from codec.evaluate.summary import RATES, Table
+from codec.metrics.base import Signal
+
+if TYPE_CHECKING:
+    from codec.evaluate.run import Result
+
+TEMPLATE = Path(__file__).with_name("report.html")
+WINDOW = 512
+FLOOR, SPAN = -80.0, 30.0  # dB of a spectrogram's darkest, and of the difference's strongest colour
+
+
+def write_report(result: Result, folder: Path, clips: Sequence[Clip], rate: int) -> None:
+    """Write `report.html` and `plots/*.png` into `folder`."""
+    store = folder / "data"
+    content = {
+        "table": result.table,
+        "measures": _measures(),
+        "rows": [
+            {"system": row.system, "clip": row.clip, "scores": row.scores}
+            for row in result.rows
+            if not row.error
+        ],
+        "refused": result.refused,
+        "missing": result.missing,
+        "skipped": result.skipped,
+        "warnings": result.warnings,
+        "notes": {row.clip: row.note for row in result.rows if row.note},
+        "errors": [f"{row.system} on {row.clip}: {row.error}" for row in result.rows if row.error],
+        "listen": [_example(clip, result.rows, store, rate) for clip in clips],
+    } | result.details
+    # no "</script>" may end the block early
+    text = json.dumps(content, ensure_ascii=False).replace("</", "<\\/")
+    page = TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/null", text)
+    with atomic_write(folder / "report.html") as file:
+        file.write(page.encode())
+    plot(result.table, result.details["families"], folder / "plots")
+
+
+def plot(table: Table, families: dict[str, str], folder: Path) -> None:
+    """Rate against every metric, one PNG each, with 95% intervals."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    folder.mkdir(exist_ok=True)
+    for name, metric in metrics.METRICS.items():
+        figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        drawn = False
+        for family in dict.fromkeys(families.values()):
+            entries = [table[s] for s in table if families[s] == family]
+            points = sorted(
+                (e["kbps_payload"]["mean"], e[name]["mean"], *e[name]["interval"])
+                for e in entries
+                if "kbps_payload" in e and e.get(name, {}).get("mean") is not None
+            )
+            if not points or points[0][0] > 100:  # uncompressed systems would flatten the picture
+                continue
+            x, y, low, high = np.array(points).T
+            axes.errorbar(x, y, [y - low, high - y], marker="o", capsize=3, label=family)
+            drawn = True
+        if not drawn:
+            continue
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("kbps of the payload")
+        axes.set_ylabel(f"{metric.title}{f' ({metric.unit})' if metric.unit else ''}")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+        figure.savefig(folder / f"rate_{name}.png")
+
+
+def _measures() -> dict[str, Any]:
+    found: dict[str, Any] = {
+        name: {"title": title, "unit": unit, "higher": higher, "source": "", "rate": True}
+        for name, (title, unit, higher) in RATES.items()
+    }
+    for name, metric in metrics.METRICS.items():
+        found[name] = {
+            "title": metric.title,
+            "unit": metric.unit,
+            "higher": metric.higher_is_better,
+            "source": metric.source,
+            "rate": False,
+        }
+    return found
+
+
+def _example(clip: Clip, rows: Sequence[Row], store: Path, rate: int) -> dict[str, Any]:
+    """A clip to hear and see: the original, then every system with its difference and tokens."""
+    heard = min([EXAMPLE_SECONDS, *(row.seconds for row in rows if row.clip == clip.name and row.example)])
+    original = clip.load(rate, EXAMPLE_SECONDS)[: round(heard * rate)]
+    reference = _decibel(original)
+    systems = []
+    for row in rows:
+        if row.clip != clip.name or not row.example:
+            continue
+        decoded = audio.read(store / row.example)[0][0]
+        ours = _decibel(decoded)
+        tokens = None
+        if row.tokens:
+            with np.load(store / row.tokens) as stored:
+                frames = round(heard * stored["codes"].shape[1] / row.seconds)
+                tokens = {"codes": stored["codes"][:, :frames].tolist(), "sizes": stored["sizes"].tolist()}
+        systems.append(
+            {
+                "system": row.system,
+                "audio": _link((store / row.example).read_bytes(), "audio/flac"),
+                "picture": _picture(ours, FLOOR, 0, "magma"),
+                "difference": _picture(ours - reference, -SPAN, SPAN, "RdBu_r"),
+                "scores": row.scores,
+                "tokens": tokens,
+            }
+        )
+    buffer = io.BytesIO()
+    audio.write(buffer, original[None], rate, format="flac")
+    return {
+        "clip": clip.name,
+        "audio": _link(buffer.getvalue(), "audio/flac"),
+        "picture": _picture(reference, FLOOR, 0, "magma"),
+        "systems": systems,
+    }
+
+
+def _decibel(signal: Signal) -> np.ndarray:
+    """Spectrogram `(F, T)` in dB of a full-scale sine, high frequencies first."""
+    padded = np.pad(signal, (WINDOW // 2, WINDOW))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[:: WINDOW // 2]
+    window = np.hanning(WINDOW + 1)[:-1]
+    magnitude = np.abs(np.fft.rfft(frames * window)) * 2 / window.sum()
+    return (20 * np.log10(np.maximum(magnitude, 1e-5))).T[::-1]
+
+
+def _picture(values: np.ndarray, low: float, high: float, colours: str) -> str:
+    from matplotlib import colormaps
+    from matplotlib.image import imsave
+
+    buffer = io.BytesIO()
+    pixels = colormaps[colours](np.clip((values - low) / (high - low), 0, 1), bytes=True)
+    imsave(buffer, pixels, format="png")
+    return _link(buffer.getvalue(), "image/png")
+
+
+def _link(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
