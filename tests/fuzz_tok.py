@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from codec.bitstream import Gap, Header, Prior, TokError, TokReader, TokWriter
-from codec.bitstream.records import get_varint
+from codec.bitstream.entropy import EntropyCoder
+from codec.bitstream.records import ENTROPY, get_varint, put_record
 
 SLOW = 5.0  # seconds of processor time for one file
 GROWTH = 64  # MiB that the process may grow
@@ -31,19 +32,20 @@ def seeds() -> list[bytes]:
     rng = np.random.default_rng(0)
     plain = Header(b"12345678", 16000, 1, 320, (300, 7), num_samples=1280)
     split = Header(b"12345678", 44100, 2, 320, (300, 300, 7, 7), None, 16000, "split")
-    cases = [
-        (plain, {"frames_per_chunk": 2}, 4),
-        (split, {"frames_per_chunk": 1}, 17),
-        (plain, {"frames_per_chunk": 24, "entropy": True}, 24),
-        (split, {"frames_per_chunk": 24, "entropy": True, "prior": PRIOR}, 24),
-    ]
     files = []
-    for header, options, frames in cases:
+    for header, per_chunk, frames in ((plain, 2, 4), (split, 1, 17)):
         file = io.BytesIO()
-        with TokWriter(file, header, **options) as writer:
-            writer.write(np.minimum(rng.integers(0, 3, (len(header.codebook_sizes), frames)), 2))
-            if "entropy" not in options:
-                writer.write_gap(3)
+        with TokWriter(file, header, frames_per_chunk=per_chunk) as writer:
+            writer.write(rng.integers(0, 7, (len(header.codebook_sizes), frames)))
+            writer.write_gap(3)
+        files.append(file.getvalue())
+    for header, prior in ((plain, None), (split, PRIOR)):
+        file = io.BytesIO()
+        with TokWriter(file, header) as writer:
+            coder = EntropyCoder(header.codebook_sizes, header.streams, prior)
+            for first in (0, 4):
+                payload = coder.encode(rng.integers(0, 7, (len(header.codebook_sizes), 4)))
+                writer.put_chunk(put_record(ENTROPY, bytes((first, 4)) + payload), 4)
         files.append(file.getvalue())
     return files
 

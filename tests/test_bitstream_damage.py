@@ -272,10 +272,10 @@ def hostile():
     yield "end far away", start + put_record(END, huge * 3)
     yield "unknown kind that matters", start + put_record(7, b"")
     yield "copy of a header that is none", b"?" * 40 + put_record(HEADER, b"\x89TOK\1\xff\xff")
-    yield (
-        "more samples than frames",
-        start + put_record(RAW, b"\0\1" + bytes(4)) + put_record(END, b"\1" + huge + b"\0"),
-    )
+    one = start + put_record(RAW, b"\0\1" + bytes(4))
+    yield "header and end disagree", one + put_record(END, b"\1\2\0")
+    one = replace(HEADER_ONE, num_samples=None).to_bytes() + one[len(start) :]
+    yield "more samples than frames", one + put_record(END, b"\1" + huge + b"\0")
     for body in (
         b"",
         b"\0" * 9,

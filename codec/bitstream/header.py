@@ -18,6 +18,10 @@ LONGEST: Final = PREFIX + MAX_BODY + 4  # bytes of a header
 CHANNEL_POLICIES: Final = ("mix", "split", "joint")
 RESAMPLERS: Final = {0: "none", 1: "soxr HQ", 2: "soxr VHQ", 3: "sinc, Hann window", 4: "sinc, Kaiser window"}
 
+# How one changed byte changes the CRC-32 right behind it, by the difference and by the difference's highest byte.
+_MADE_BY: Final = {zlib.crc32(bytes((value,))) ^ zlib.crc32(b"\0"): value for value in range(256)}
+_BY_TOP: Final = {difference >> 24: (difference, value) for difference, value in _MADE_BY.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -211,12 +215,10 @@ def correct(block: bytes) -> bytes | None:
     # CRC-32 is linear: the change of one byte shows the same difference whatever the other bytes are. So take the
     # difference back through the bytes, last first, until it is one that a single byte makes.
     wanted = zlib.crc32(block[:-4]) ^ int.from_bytes(block[-4:], "little")
-    made_by = {zlib.crc32(bytes((value,))) ^ zlib.crc32(b"\0"): value for value in range(256)}
-    by_top = {difference >> 24: (difference, value) for difference, value in made_by.items()}
     for at in range(size - 5, PREFIX - 2, -1):
-        if wanted in made_by:
-            return _whole(block[:at] + bytes((block[at] ^ made_by[wanted],)) + block[at + 1 :])
-        difference, value = by_top[wanted >> 24]
+        if wanted in _MADE_BY:
+            return _whole(block[:at] + bytes((block[at] ^ _MADE_BY[wanted],)) + block[at + 1 :])
+        difference, value = _BY_TOP[wanted >> 24]
         wanted = (wanted ^ difference) << 8 | value
     fixed = block[:-4] + zlib.crc32(block[:-4]).to_bytes(4, "little")
     return fixed if sum(a != b for a, b in zip(fixed, block, strict=True)) == 1 else None
