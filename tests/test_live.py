@@ -1,131 +1,204 @@
-"""The voice loop: several clients on loopback, each of whom hears what a file would give."""
+"""Live links: the packets and the sound of a pipe are those of files."""
 
 from __future__ import annotations
 
-import asyncio
-import json
+import io
+import struct
+import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch
+from conftest import SPEECH, make_model
 
-import codec
-from tests.conftest import SPEECH
+from codec import api
+from codec.audio.pcm import PcmReader, PcmWriter
+from codec.bitstream import read_tok
+from codec.errors import AudioError, CodecError, TokError
+from codec.live import Clock, decode_live, encode_live
 
-websockets = pytest.importorskip("websockets", reason="the demo's dependencies are not installed")
-sys.path.insert(0, str(Path(__file__).parents[1] / "demos"))
-import live  # noqa: E402
-from websockets.asyncio.client import connect  # noqa: E402
+SECONDS = 3
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Path) -> codec.Codec:
-    return codec.load(str(tiny_model))
+def codec(tiny_model):
+    return api.load(tiny_model)
 
 
-def pieces(count: int, samples: int = 8000) -> list[np.ndarray]:
-    audio, _ = soundfile.read(SPEECH, dtype="int16", frames=count * samples)
-    return list(audio.reshape(count, samples))
+@pytest.fixture(scope="module")
+def samples():
+    return soundfile.read(SPEECH, dtype="int16", frames=SECONDS * 16000 + 7)[0]
 
 
-async def talk(port: int, pcm: np.ndarray, chunk: int, codebooks: int, frames: int) -> np.ndarray:
-    """Send in pieces of `chunk` samples, then wait for `frames` frames."""
-    heard: list[np.ndarray] = []
-    async with connect(f"ws://localhost:{port}") as socket:
-        hello = json.loads(await socket.recv())
-        assert hello["sample_rate"] == 16000
-        await socket.send(json.dumps({"codebooks": codebooks}))
-        for start in range(0, len(pcm), chunk):
-            await socket.send(pcm[start : start + chunk].tobytes())
-        while len(heard) < frames:
-            message = await asyncio.wait_for(socket.recv(), 20)
-            if isinstance(message, bytes):
-                heard.append(np.frombuffer(message, "<i2"))
-    return np.concatenate(heard)
+class Pipe(io.BytesIO):
+    """Gives what it holds in pieces of random size, as pipes do."""
+
+    def __init__(self, content: bytes, largest: int = 5000) -> None:
+        super().__init__(content)
+        self._sizes = np.random.default_rng(0)
+        self._largest = largest
+
+    def read1(self, size: int | None = -1) -> bytes:
+        return self.read(min(size or self._largest, int(self._sizes.integers(1, self._largest))))
+
+    def seekable(self) -> bool:
+        return False
 
 
-def test_clients_at_once_hear_what_files_give(model: codec.Codec) -> None:
-    sounds, chunks, books = pieces(3), [100, 777, 3200], [4, 2, 4]
-
-    async def scene() -> list[np.ndarray]:
-        async with live.listening(model, port=0, rows=4) as server:
-            port = server.sockets[0].getsockname()[1]
-            jobs = zip(sounds, chunks, books, strict=True)
-            return await asyncio.gather(*(talk(port, pcm, chunk, book, 25) for pcm, chunk, book in jobs))
-
-    for heard, pcm, book in zip(asyncio.run(scene()), sounds, books, strict=True):
-        with torch.inference_mode():
-            codes = model.encode(torch.from_numpy(pcm / np.float32(32768))[None, None], num_codebooks=book)
-            whole = model.decode(codes)[0, 0].clamp(-1, 1).numpy()
-        expected = np.round(whole * 32767)[: 8000 - model.delay]
-        assert np.abs(heard[model.delay :] - expected).max() <= 1
+def wav(samples, rate=16000, **settings) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", **settings)
+    return file.getvalue()
 
 
-def test_a_place_is_used_again_and_begins_anew(model: codec.Codec) -> None:
-    first, second = pieces(2, 3200)
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_a_link_gives_the_codes_and_the_sound_of_the_file(codec, samples, tmp_path, rate):
+    content, packets, sound, clock = wav(samples, rate), io.BytesIO(), io.BytesIO(), Clock()
+    encode_live(Pipe(content), packets, codec, clock=clock)
+    (tmp_path / "a.wav").write_bytes(content)
+    api.encode_file(tmp_path / "a.wav", tmp_path / "a.tok", codec)
+    (tmp_path / "b.tok").write_bytes(packets.getvalue())
+    (header, codes), (live_header, live_codes) = (read_tok(tmp_path / f"{name}.tok") for name in "ab")
+    assert live_header == header
+    assert np.array_equal(live_codes, codes)
+    assert clock.sound == pytest.approx(len(samples) / rate)
+    assert "s of computing for a second of sound" in clock.report(codec, look_ahead=False)
 
-    async def scene() -> tuple[np.ndarray, np.ndarray]:
-        async with live.listening(model, port=0, rows=1) as server:
-            port = server.sockets[0].getsockname()[1]
-            await talk(port, second, 320, 4, 10)
-            again = await talk(port, first, 320, 4, 10)
-        async with live.listening(model, port=0, rows=1) as server:
-            return again, await talk(server.sockets[0].getsockname()[1], first, 320, 4, 10)
+    decode_live(Pipe(packets.getvalue()), sound, codec, wav=False)
+    api.decode_file(tmp_path / "a.tok", tmp_path / "out.wav", codec)
+    expected = soundfile.read(tmp_path / "out.wav", dtype="int16")[0]
+    assert np.array_equal(np.frombuffer(sound.getvalue(), "<i2"), expected)
 
-    again, fresh = asyncio.run(scene())
-    assert np.array_equal(again, fresh)
+
+def test_every_frame_is_a_packet_of_its_own(codec, samples):
+    class Listener(io.BytesIO):
+        packets = 0
+
+        def flush(self) -> None:
+            Listener.packets += 1
+
+    encode_live(Pipe(samples.tobytes(), 300), Listener(), codec)
+    # header, frames, end
+    assert Listener.packets >= len(samples) // 320 + 3
+
+
+def test_bare_samples_and_half_a_sample_at_the_end(codec, samples, tmp_path):
+    outputs = []
+    for content in (wav(samples), samples.tobytes(), samples.tobytes() + b"x"):
+        outputs.append(io.BytesIO())
+        encode_live(Pipe(content), outputs[-1], codec)
+    assert outputs[0].getvalue() == outputs[1].getvalue() == outputs[2].getvalue()
+
+
+def test_an_interrupted_recording_is_a_whole_file(codec, samples, tmp_path):
+    class Interrupted(Pipe):
+        def read1(self, size: int | None = -1) -> bytes:
+            if self.tell() > 20000:
+                raise KeyboardInterrupt
+            return super().read1(size)
+
+    packets = io.BytesIO()
+    encode_live(Interrupted(samples.tobytes()), packets, codec)
+    (tmp_path / "a.tok").write_bytes(packets.getvalue())
+    header, codes = read_tok(tmp_path / "a.tok")
+    assert 10000 <= header.num_samples < 12500
+    assert codes.shape[1] == -(-header.num_samples // 320)
+
+
+def test_lost_packets_are_faded_over_in_time(codec, samples):
+    packets, clean, mended = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    encode_live(Pipe(samples.tobytes()), packets, codec)
+    content = bytearray(packets.getvalue())
+    decode_live(Pipe(bytes(content)), clean, codec, wav=False)
+    for at in (10, len(content) // 2, len(content) // 2 + 40):
+        content[at] ^= 1
+    decode_live(Pipe(bytes(content)), mended, codec, wav=False)
+    before, after = (np.frombuffer(file.getvalue(), "<i2") for file in (clean, mended))
+    assert len(before) == len(after)
+    assert not np.array_equal(before, after)
+    assert np.array_equal(before[: len(before) // 3], after[: len(before) // 3])
+    assert np.abs(before[-3200:].astype(int) - after[-3200:]).max() <= 2
 
 
 @pytest.mark.parametrize(
-    ("message", "reason"),
+    ("subtype", "scale"), [("PCM_16", 2**-15), ("PCM_24", 2**-23), ("PCM_32", 2**-24), ("FLOAT", 0)]
+)
+def test_wav_codings(subtype, scale):
+    sound = np.random.default_rng(0).uniform(-1, 1, (777, 3))
+    reader = PcmReader(Pipe(wav(sound, 22050, subtype=subtype), 50), sample_rate=1, channels=1)
+    heard = np.concatenate(list(reader), axis=1)
+    assert (reader.sample_rate, reader.channels, reader.position) == (22050, 3, 777)
+    np.testing.assert_allclose(heard.T, sound, atol=scale + 1e-7)
+
+
+def test_a_recorder_that_does_not_know_the_end(samples):
+    file = io.BytesIO()
+    writer = PcmWriter(file, 16000, 2)
+    sound = (np.stack([samples, samples[::-1]]) / 2**15).astype(np.float32)
+    for start in range(0, sound.shape[1], 1000):
+        writer.write(sound[:, start : start + 1000])
+    assert np.array_equal(
+        np.concatenate(list(PcmReader(Pipe(file.getvalue()), sample_rate=1, channels=1)), 1), sound
+    )
+    writer.write(np.array([[2.0], [-2.0]], np.float32))
+    assert struct.unpack("<hh", file.getvalue()[-4:]) == (32767, -32768)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
     [
-        (b"abc", "odd number"),
-        ("{}", "codebooks"),
-        ("no json", "codebooks"),
-        ('{"codebooks": 99}', "one of 1"),
-        (bytes(2 * 16000), None),
+        (wav(np.zeros(9))[:30], "ends inside the WAV header"),
+        (wav(np.zeros(9), subtype="PCM_U8"), "coding 1 and 8 bits cannot be read"),
+        (b"RIFF1234WAVEdata\0\0\0\0", "does not say what the samples are"),
+        (b"RIFF1234WAVEfmt \xff\xff\xff\xff", "the WAV header is damaged"),
+        (wav(np.array([0, np.nan]), subtype="FLOAT"), "not a finite number"),
     ],
 )
-def test_bad_messages_get_a_reason_and_the_others_go_on(
-    model: codec.Codec, message: str | bytes, reason: str | None
-) -> None:
-    async def scene() -> str | None:
-        async with live.listening(model, port=0, rows=2) as server:
-            port = server.sockets[0].getsockname()[1]
-            async with connect(f"ws://localhost:{port}") as socket:
-                await socket.recv()
-                await socket.send(message)
-                if reason is None:
-                    assert isinstance(await asyncio.wait_for(socket.recv(), 20), bytes)
-                    return None
-                with pytest.raises(websockets.exceptions.ConnectionClosed) as closed:
-                    await asyncio.wait_for(socket.recv(), 20)
-            heard = await talk(port, pieces(1)[0][:640], 640, 4, 2)
-            assert len(heard) == 640
-            return closed.value.rcvd.reason if closed.value.rcvd else None
-
-    found = asyncio.run(scene())
-    assert reason is None or (found is not None and reason in found)
+def test_a_bad_source_is_refused(codec, content, words):
+    with pytest.raises(AudioError, match=words):
+        encode_live(Pipe(content), io.BytesIO(), codec)
 
 
-def test_a_full_house_says_so_and_the_page_is_there(model: codec.Codec) -> None:
-    async def scene() -> tuple[str, str]:
-        async with live.listening(model, port=0, rows=1) as server:
-            port = server.sockets[0].getsockname()[1]
-            url = f"http://localhost:{port}/"
-            body = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
-            async with connect(f"ws://localhost:{port}") as one:
-                await one.recv()
-                async with connect(f"ws://localhost:{port}") as two:
-                    with pytest.raises(websockets.exceptions.ConnectionClosed) as closed:
-                        await two.recv()
-            assert closed.value.rcvd is not None
-            return body, closed.value.rcvd.reason
+def test_what_cannot_be_a_link_is_refused(codec, tiny_config, tmp_path):
+    with pytest.raises(TokError, match=r"not a \.tok file"):
+        decode_live(Pipe(b"RIFF, but no tokens"), io.BytesIO(), codec)
+    parts = {"dim": 32, "rates": [5, 4], "kernels": [9, 8], "branch_kernels": [3], "dilations": [1]}
+    model = {
+        "sample_rate": 16000,
+        "encoder": {"name": "hificodec_encoder", "width": 8} | parts,
+        "decoder": {"name": "hificodec_decoder", "width": 32} | parts,
+    }
+    other = api.load(make_model(tmp_path / "m.safetensors", tiny_config | {"model": model}))
+    with pytest.raises(CodecError, match="not causal"):
+        encode_live(Pipe(bytes(100)), io.BytesIO(), other)
 
-    body, reason = asyncio.run(scene())
-    assert "<title>Voice loop</title>" in body
-    assert "places are taken" in reason
+
+def test_a_listener_that_hangs_up_ends_the_link(tiny_model):
+    """Real processes: the speaker is cut off while the microphone is still on."""
+    verb = [sys.executable, "-c", "from codec.cli import main; main()", "stream", "encode", "--stats"]
+    link = subprocess.Popen(
+        [*verb, "--model", str(tiny_model)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+    )
+    assert link.stdin is not None
+    assert link.stdout is not None
+    assert link.stderr is not None
+    link.stdin.write(bytes(32000))
+    link.stdin.flush()
+    assert link.stdout.read(100)
+    link.stdout.close()
+    try:
+        for _ in range(1000):
+            link.stdin.write(bytes(32000))
+        link.stdin.close()
+    except BrokenPipeError:
+        pass
+    message = link.stderr.read().decode()
+    assert link.wait() == 0, message
+    assert message.startswith("codec: frame 20 ms + computing ")
+    assert message.count("\n") == 1
