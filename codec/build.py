@@ -18,6 +18,8 @@ PARTS: dict[str, str] = {
     # encoders and decoders
     "fourier_encoder": "codec.models.fourier:FourierEncoder",
     "fourier_decoder": "codec.models.fourier:FourierDecoder",
+    "seanet_encoder": "codec.models.convnet_seanet:SEANetEncoder",
+    "seanet_decoder": "codec.models.convnet_seanet:SEANetDecoder",
     "hificodec_encoder": "codec.models.convnet_hificodec:HiFiCodecEncoder",
     "hificodec_decoder": "codec.models.convnet_hificodec:HiFiCodecDecoder",
     # quantizers

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from codec.models.codec import Codec
 from codec.nn.signal import in_blocks
@@ -38,7 +37,7 @@ def encode_pieces(
         refine: sweeps of coordinate descent after the search.
         at_once: join the pieces first, which is faster for a codec that is not causal and needs the memory.
     """
-    for z in _through(codec.encoder, lambda: _whole_frames(pieces(), codec.hop), at_once):
+    for z in _through(codec.encoder, lambda: _whole_frames(pieces(), codec), at_once):
         yield codec.quantizer.encode(z, num_codebooks=num_codebooks, beam=beam, refine=refine)
 
 
@@ -118,9 +117,10 @@ def _through(module: nn.Module, pieces: Pieces, at_once: bool) -> Iterator[Tenso
         yield module(torch.cat(parts, dim=-1))
 
 
-def _whole_frames(pieces: Iterable[Tensor], hop: int) -> Iterator[Tensor]:
-    """The samples `(B, C, n)` of `pieces` cut between frames; the end is filled up with silence."""
+def _whole_frames(pieces: Iterable[Tensor], codec: Codec) -> Iterator[Tensor]:
+    """The samples `(B, C, n)` of `pieces` cut between frames; the end is filled up."""
     rest: Tensor | None = None
+    hop = codec.hop
     for piece in pieces:
         joined = piece if rest is None else torch.cat([rest, piece], dim=-1)
         frames = joined.shape[-1] // hop
@@ -128,4 +128,4 @@ def _whole_frames(pieces: Iterable[Tensor], hop: int) -> Iterator[Tensor]:
             yield joined[..., : frames * hop]
         rest = joined[..., frames * hop :]
     if rest is not None and rest.shape[-1]:
-        yield F.pad(rest, (0, hop - rest.shape[-1]))
+        yield codec.fill_frame(rest)

@@ -42,6 +42,8 @@ class StreamEncoder:
     def push(self, audio: Tensor, active: Tensor | None = None) -> Tensor:
         """Take samples `(B, C, n >= 0)`, give the codes `(B, K, t >= 0)` of the frames they complete.
 
+        A codec that mirrors the start of the signal (EnCodec's published one) gives its first frames some frames late.
+
         Args:
             audio: the next samples of every stream.
             active: `(B,)` bool; streams set False stand still, and what is given and returned for them means nothing.
@@ -65,9 +67,16 @@ class StreamEncoder:
             )
 
     def flush(self) -> Tensor:
-        """End the streams: the codes `(B, K, 0 or 1)` of the last, unfinished frame, filled up with silence."""
-        missing = -self._rest.shape[-1] % self.codec.hop
-        codes = self.push(self._rest.new_zeros(*self._rest.shape[:2], missing))
+        """End the streams: the codes `(B, K, t)` of the last, unfinished frame, and of those that came late."""
+        self.state.last = True
+        with torch.inference_mode():
+            codes = self.codec.encode(
+                self.codec.fill_frame(self._rest),
+                num_codebooks=self.num_codebooks,
+                beam=self.beam,
+                state=self.state,
+            )
+        self._rest = self._rest[..., :0]
         self.state.reset()
         return codes
 
@@ -105,7 +114,7 @@ class StreamDecoder:
 
     @torch.inference_mode()
     def push(self, codes: Tensor, active: Tensor | None = None) -> Tensor:
-        """Take codes `(B, K, t >= 0)`, give audio `(B, C, t * hop)`.
+        """Take codes `(B, K, t >= 0)`, give audio `(B, C, t * hop)`; mirrored ends let the first frames wait.
 
         Args:
             codes: the next frames of every stream.
@@ -116,12 +125,15 @@ class StreamDecoder:
 
     @torch.inference_mode()
     def flush(self) -> Tensor:
-        """End the streams: the last `codec.delay` samples `(B, C, delay)`."""
+        """End the streams: the last `codec.delay` samples `(B, C, delay)`, and those that came late."""
         codec, batch = self.codec, self.state.batch_size
+        self.state.last = True
         frames = -(-codec.delay // codec.hop)
         silence = torch.zeros(batch, codec.quantizer.dim, frames, device=codec.device)
-        audio = codec.decoder(silence, self.state)[..., : codec.delay]
+        audio = codec.decoder(silence, self.state)
         self.state.reset()
+        if codec.delay:
+            audio = audio[..., : codec.delay]
         return audio
 
     def reset(self, rows: Tensor) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 from codec import checkpoint
 from codec.build import build
-from codec.convert import academicodec
+from codec.convert import academicodec, encodec
 from codec.convert.tensors import transplant
 from codec.errors import ConfigError
 from codec.models.codec import Codec
 
-SOURCES = ("academicodec",)
+SOURCES = ("academicodec", "encodec")
 
 
 def import_weights(
@@ -26,8 +26,8 @@ def import_weights(
     """Make a weights file of a published checkpoint.
 
     Args:
-        origin: whose layout it has: `academicodec` (HiFi-Codec).
-        source: the checkpoint.
+        origin: whose layout it has: `academicodec` (HiFi-Codec) or `encodec` (the `encodec` package).
+        source: the checkpoint; or for `encodec` one of `24khz` and `48khz`, which the package downloads.
         target: the weights file, `.safetensors`.
         sample_rate: of the model, in Hz, where the checkpoint does not tell.
 
@@ -40,7 +40,10 @@ def import_weights(
     """
     if origin not in SOURCES:
         raise ConfigError(f"there is no converter from {origin!r}; there are {', '.join(SOURCES)}")
-    config, weights, metadata = academicodec.read(source, sample_rate=sample_rate)
+    if origin == "encodec":
+        config, weights, metadata = encodec.read(source)
+    else:
+        config, weights, metadata = academicodec.read(source, sample_rate=sample_rate)
     checkpoint.save(assemble(config, weights), target, config, metadata)
     return checkpoint.read_metadata(target)
 

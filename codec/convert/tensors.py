@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -42,6 +42,10 @@ class Source:
         self._tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
         self._name = name
         self._left = set(self._tensors)
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self._tensors)
 
     def take(self, key: str) -> Tensor:
         """The tensor `key`, in 32 bits.

@@ -102,11 +102,11 @@ class Codec(nn.Module):
         if start is not None:
             start(self.decoder, audio)
         if any(getattr(part, "start", None) == "kmeans" for part in self.quantizer.modules()):
-            self.quantizer(torch.cat([self.encoder(self._pad(part)) for part in audio.split(16)]))
+            self.quantizer(torch.cat([self.encoder(self.fill_frame(part)) for part in audio.split(16)]))
 
     def forward(self, audio: Tensor, *, num_codebooks: int | None = None) -> CodecOutput:
         """Reconstruct `audio` `(B, C, N)` through the quantizer, with gradients; the output has N samples."""
-        z = self.encoder(self._pad(audio))
+        z = self.encoder(self.fill_frame(audio))
         quantized = self.quantizer(z, num_codebooks=num_codebooks)
         restored = self.decode_latent(quantized.quantized)[..., : audio.shape[-1]]
         return CodecOutput(restored, quantized.codes, quantized.losses, quantized.metrics)
@@ -134,7 +134,7 @@ class Codec(nn.Module):
         """
         if audio.dim() != 3 or audio.shape[1] != self.channels:
             raise ValueError(f"audio has shape {tuple(audio.shape)}, expected (B, {self.channels}, N)")
-        padded = self._pad(audio)
+        padded = self.fill_frame(audio)
         z = self.encoder(padded) if state is None else self.encoder(padded, state)
         return self.quantizer.encode(z, num_codebooks=num_codebooks, beam=beam, refine=refine)
 
@@ -160,6 +160,9 @@ class Codec(nn.Module):
         audio = self.decoder(F.pad(z, (0, extra)))
         return audio[..., self.delay : self.delay + z.shape[-1] * self.hop]
 
-    def _pad(self, audio: Tensor) -> Tensor:
+    def fill_frame(self, audio: Tensor) -> Tensor:
+        """`audio` `(B, C, N)` with its last frame filled up with silence, unless the encoder fills it itself."""
+        if getattr(self.encoder, "any_length", False):
+            return audio
         missing = -audio.shape[-1] % self.hop
         return F.pad(audio, (0, missing)) if missing else audio

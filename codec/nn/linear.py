@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
+T = TypeVar("T")
 Arrange = Callable[[Tensor], Tensor]
 
 # rows that the weights are packed for: the order of sums depends on it, so it is always the same
 PACKED_FOR = 256
 
-_packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, arrange: Arrange | None = None) -> Tensor:
@@ -37,7 +39,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, arrange: Arran
         return F.linear(x, weight if arrange is None else arrange(weight), bias)
     flat = x.reshape(-1, x.shape[-1])
     rows = flat.shape[0]
-    width, matrix = _pack(weight, arrange)
+    width, matrix = kept(weight, _packer(arrange))
     if bias is not None and width == 1:
         bias = F.pad(bias, (0, 1))
     fewest = _fewest_rows(flat.shape[1], max(width, 2), torch.get_num_threads())
@@ -58,24 +60,32 @@ def exact(x: Tensor) -> bool:
     )
 
 
-def _pack(weight: Tensor, arrange: Arrange | None) -> tuple[int, Tensor]:
-    """Number of outputs, and the packed matrix, kept as long as the parameter lives unchanged."""
+def kept(weight: Tensor, make: Callable[[Tensor], T]) -> T:
+    """`make(weight)`, kept as long as the parameter lives unchanged."""
     if weight.is_inference():
-        return _reorder(weight, arrange)
-    stamp = (weight._version, weight.data_ptr(), arrange)
-    kept = _packed.get(weight)
-    if kept is None or kept[0] != stamp:
-        kept = (stamp, *_reorder(weight, arrange))
-        _packed[weight] = kept
-    return kept[1], kept[2]
+        return make(weight)
+    stamp = (weight._version, weight.data_ptr())
+    forms = _kept.get(weight)
+    if forms is None or forms[0] != stamp:
+        forms = (stamp, {})
+        _kept[weight] = forms
+    if make not in forms[1]:
+        forms[1][make] = make(weight.detach())
+    return forms[1][make]
 
 
-def _reorder(weight: Tensor, arrange: Arrange | None) -> tuple[int, Tensor]:
-    matrix = weight.detach() if arrange is None else arrange(weight.detach())
-    width = matrix.shape[0]
-    if width == 1:  # a single output would take a path of its own
-        matrix = F.pad(matrix, (0, 0, 0, 1))
-    return width, torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous(), PACKED_FOR)
+@functools.cache
+def _packer(arrange: Arrange | None) -> Callable[[Tensor], tuple[int, Tensor]]:
+    """A function from a parameter to its number of outputs and the packed matrix."""
+
+    def pack(weight: Tensor) -> tuple[int, Tensor]:
+        matrix = weight if arrange is None else arrange(weight)
+        width = matrix.shape[0]
+        if width == 1:  # a single output would take a path of its own
+            matrix = F.pad(matrix, (0, 0, 0, 1))
+        return width, torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous(), PACKED_FOR)
+
+    return pack
 
 
 def _product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
@@ -86,7 +96,7 @@ def _product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
 def _fewest_rows(inputs: int, outputs: int, threads: int) -> int:
     """The number of rows from which on a row is the same bits in any company, by trial with this many threads."""
     random = torch.Generator().manual_seed(0)
-    matrix = _reorder(torch.randn(outputs, inputs, generator=random), None)[1]
+    matrix = _packer(None)(torch.randn(outputs, inputs, generator=random))[1]
     x = torch.randn(200, inputs, generator=random)
     whole = _product(x, matrix, None)
     good = 128

@@ -10,6 +10,7 @@ from torch import nn
 
 from codec.nn.blocks import FrameGroupNorm, MultiReceptiveField, Residual
 from codec.nn.conv import CausalConv1d, CausalConvTranspose1d
+from codec.nn.lstm import LSTM
 from codec.nn.padded import PaddedConv1d, PaddedConvTranspose1d
 from codec.nn.signal import TimeGroupNorm
 
@@ -99,6 +100,11 @@ def _transposed(module: nn.ConvTranspose1d, span: Span, cut: int) -> Span:
     first = span[0] if math.isinf(span[0]) else -((taps - 1 - cut - span[0]) // stride)
     last = span[1] if math.isinf(span[1]) else (span[1] + cut) // stride
     return (first, last)
+
+
+@needs.register
+def _(module: LSTM, span: Span) -> Span:
+    return (-math.inf, span[1])
 
 
 @needs.register

@@ -1,0 +1,219 @@
+"""SEANet, the convolutional encoder and decoder of SoundStream, EnCodec and Mimi.
+
+Zeghidour et al., arXiv 2107.03312; Défossez et al., arXiv 2210.13438 and arXiv 2410.00037.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from codec.errors import ConfigError
+from codec.nn.blocks import Residual, conv1d, conv_transpose1d
+from codec.nn.conv import StreamSequential, weight_norm
+from codec.nn.lstm import LSTM
+from codec.nn.receptive import Span, needs
+from codec.nn.signal import TimeGroupNorm
+from codec.nn.state import StreamState
+
+
+class SEANetEncoder(nn.Module):
+    """Waveform to latent: residual units and strided convolutions that double the channels, then an LSTM.
+
+    Args:
+        dim: latent width D.
+        ratios: strides in the decoder's order (the encoder applies them in reverse); hop is their product.
+        width: channels of the first convolution.
+        residual_layers: residual units before every stride, with dilations `dilation_base ** i`.
+        dilation_base: see above.
+        residual_kernel: taps of the dilated convolution in a unit.
+        compress: a unit is that many times narrower inside.
+        true_skip: a unit's shortcut is the identity instead of a convolution of one tap.
+        lstm: layers of the LSTM; 0 for none.
+        last_kernel: taps of the last convolution.
+        norm: `weight`, or `time` (statistics over the whole signal, EnCodec at 48 kHz; not causal).
+        pad: what stands beyond the ends of the signal, `zeros` or its `mirror` image (EnCodec). A mirrored stream
+            gives its first frames late, when it has heard enough, and cannot be started row by row.
+        channels: audio channels.
+        causal: look back only.
+    """
+
+    def __init__(
+        self,
+        dim: int = 128,
+        *,
+        ratios: Sequence[int] = (8, 5, 4, 2),
+        width: int = 32,
+        residual_layers: int = 1,
+        dilation_base: int = 2,
+        residual_kernel: int = 3,
+        compress: int = 2,
+        true_skip: bool = False,
+        lstm: int = 2,
+        last_kernel: int = 7,
+        norm: str = "weight",
+        pad: str = "zeros",
+        channels: int = 1,
+        causal: bool = True,
+    ) -> None:
+        super().__init__()
+        make = _Maker(norm, pad, causal, residual_kernel, dilation_base, compress, true_skip)
+        self.dim = dim
+        self.hop = math.prod(ratios)
+        self.causal = causal
+        self.any_length = pad == "mirror"
+        layers: list[nn.Module] = [make.conv(channels, width, 7)]
+        for ratio in reversed(ratios):
+            layers += [make.unit(width, index) for index in range(residual_layers)]
+            layers += [nn.ELU(), make.conv(width, width * 2, ratio * 2, stride=ratio)]
+            width *= 2
+        if lstm:
+            layers.append(LSTM(width, lstm))
+        layers += [nn.ELU(), make.conv(width, dim, last_kernel)]
+        self.body = make.finish(layers)
+
+    def forward(self, audio: Tensor, state: StreamState | None = None) -> Tensor:
+        """`(B, C, N)`, N a multiple of the hop, to `(B, D, N / hop)`.
+
+        With mirrored ends any N is taken, to `(B, D, ceil(N / hop))`.
+        """
+        return self.body(audio, state)
+
+    def needs(self, first: float, last: float) -> Span:
+        """The samples that frames `first` to `last` depend on."""
+        return needs(self.body, (first, last))
+
+
+class SEANetDecoder(nn.Module):
+    """Latent to waveform: the encoder's mirror.
+
+    Args:
+        dim: latent width D.
+        ratios: strides; hop is their product.
+        width: channels of the last stage.
+        residual_layers: residual units after every stride, with dilations `dilation_base ** i`.
+        dilation_base: see above.
+        residual_kernel: taps of the dilated convolution in a unit.
+        compress: a unit is that many times narrower inside.
+        true_skip: a unit's shortcut is the identity instead of a convolution of one tap.
+        lstm: layers of the LSTM; 0 for none.
+        last_kernel: taps of the last convolution.
+        norm: `weight`, or `time` (statistics over the whole signal; not causal).
+        pad: what stands beyond the ends of the signal, `zeros` or its `mirror` image (EnCodec).
+        channels: audio channels.
+        causal: look back only.
+    """
+
+    delay = 0
+
+    def __init__(
+        self,
+        dim: int = 128,
+        *,
+        ratios: Sequence[int] = (8, 5, 4, 2),
+        width: int = 32,
+        residual_layers: int = 1,
+        dilation_base: int = 2,
+        residual_kernel: int = 3,
+        compress: int = 2,
+        true_skip: bool = False,
+        lstm: int = 2,
+        last_kernel: int = 7,
+        norm: str = "weight",
+        pad: str = "zeros",
+        channels: int = 1,
+        causal: bool = True,
+    ) -> None:
+        super().__init__()
+        make = _Maker(norm, pad, causal, residual_kernel, dilation_base, compress, true_skip)
+        self.dim = dim
+        self.hop = math.prod(ratios)
+        self.causal = causal
+        width *= 2 ** len(ratios)
+        layers: list[nn.Module] = [make.conv(dim, width, 7)]
+        if lstm:
+            layers.append(LSTM(width, lstm))
+        for ratio in ratios:
+            layers += [nn.ELU(), make.conv_transpose(width, width // 2, ratio * 2, stride=ratio)]
+            width //= 2
+            layers += [make.unit(width, index) for index in range(residual_layers)]
+        layers += [nn.ELU(), make.conv(width, channels, last_kernel)]
+        self.body = make.finish(layers)
+
+    def forward(self, z: Tensor, state: StreamState | None = None) -> Tensor:
+        """`(B, D, T)` to `(B, C, T * hop)`."""
+        return self.body(z, state)
+
+    def needs(self, first: float, last: float) -> Span:
+        """The frames that samples `first` to `last` depend on."""
+        return needs(self.body, (first, last))
+
+
+class _Maker:
+    """Makes the layers of one network, which share these settings."""
+
+    def __init__(
+        self,
+        norm: str,
+        pad: str,
+        causal: bool,
+        kernel: int,
+        dilation_base: int,
+        compress: int,
+        true_skip: bool,
+    ) -> None:
+        if norm not in ("weight", "time"):
+            raise ConfigError(f"there is no norm {norm!r}: choose weight or time")
+        if pad not in ("zeros", "mirror"):
+            raise ConfigError(f"there is no padding {pad!r}: choose zeros or mirror")
+        if norm == "time" and causal:
+            raise ConfigError("norm: time looks at the whole signal, so it needs causal: false")
+        self.norm, self.mirror, self.causal = norm, pad == "mirror", causal
+        self.kernel, self.dilation_base, self.compress, self.true_skip = (
+            kernel,
+            dilation_base,
+            compress,
+            true_skip,
+        )
+
+    def conv(
+        self, inside: int, outside: int, kernel: int, *, stride: int = 1, dilation: int = 1
+    ) -> nn.Module:
+        return self._normed(
+            conv1d(
+                inside,
+                outside,
+                kernel,
+                stride=stride,
+                dilation=dilation,
+                causal=self.causal,
+                mirror=self.mirror,
+            ),
+            outside,
+        )
+
+    def conv_transpose(self, inside: int, outside: int, kernel: int, *, stride: int) -> nn.Module:
+        return self._normed(
+            conv_transpose1d(inside, outside, kernel, stride=stride, causal=self.causal), outside
+        )
+
+    def unit(self, width: int, index: int) -> nn.Module:
+        inside = width // self.compress
+        body = [
+            nn.ELU(),
+            self.conv(width, inside, self.kernel, dilation=self.dilation_base**index),
+            nn.ELU(),
+            self.conv(inside, width, 1),
+        ]
+        return Residual(body, None if self.true_skip else self.conv(width, width, 1))
+
+    def finish(self, layers: list[nn.Module]) -> StreamSequential:
+        body = StreamSequential(*layers)
+        if self.norm == "weight":
+            weight_norm(body)
+        return body
+
+    def _normed(self, conv: nn.Module, channels: int) -> nn.Module:
+        return StreamSequential(conv, TimeGroupNorm(1, channels)) if self.norm == "time" else conv
