@@ -30,7 +30,7 @@ _HOME = {
     "write_tok": "codec.bitstream",
     "CodecError": "codec.errors",
 }
-__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOME, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
