@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from codec import __version__
-from codec.cli import demo, evaluate, info, stream, train, transcode, weights
+from codec.cli import demo, evaluate, info, stream, train, transcode, verify, weights
 from codec.errors import CodecError
 
 
@@ -74,6 +74,7 @@ def _options(
 app.command("encode")(transcode.encode)
 app.command("decode")(transcode.decode)
 app.command("repair")(transcode.repair)
+app.command("verify")(verify.verify)
 app.command("info")(info.info)
 app.add_typer(stream.app, name="stream")
 app.command("train", **train.RAW)(train.train)
