@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -242,31 +243,27 @@ def _check_values(config: RunConfig) -> None:
 
 def _check_strides(config: RunConfig) -> None:
     """Encoder and decoder must have mirrored strides, where both state them."""
-    halves = []
     for half in ("encoder", "decoder"):
-        part = config.model.get(half)
-        if not isinstance(part, dict):
+        if not isinstance(config.model.get(half), dict):
             raise ConfigError(f"the model has no {half}")
-        halves.append(strides_of(part))
-    down, up = halves
+    down, up = _strides(config.model["encoder"], "encoder"), _strides(config.model["decoder"], "decoder")
     if down is None or up is None:
         return
     if down != up[::-1]:
         raise ConfigError(
-            f"the decoder does not mirror its encoder: strides {down} down, but {up} up (expected {down[::-1]})"
+            f"the decoder does not mirror its encoder: the strides go {down} down and {up} up; up must be {down[::-1]}"
         )
-    product = 1
-    for stride in down:
-        product *= stride
-    if config.hop is not None and product != config.hop:
-        raise ConfigError(f"the strides {down} multiply to {product}, but the hop is {config.hop}")
+    if config.hop is not None and math.prod(down) != config.hop:
+        raise ConfigError(f"the strides {down} multiply to {math.prod(down)}, but the hop is {config.hop}")
 
 
-def strides_of(part: dict[str, Any]) -> list[int] | None:
-    """The strides that a convolutional part states, or None."""
-    found = part.get("strides")
-    if isinstance(found, list) and all(isinstance(stride, int) for stride in found):
-        return list(found)
+def _strides(part: dict[str, Any], half: str) -> list[int] | None:
+    """The strides in the order in which they are applied, or None where a part states none."""
+    for key in ("strides", "rates", "ratios"):
+        found = part.get(key)
+        if isinstance(found, list) and all(isinstance(stride, int) for stride in found):
+            # rates and ratios are written in the decoder's order in both halves
+            return found[::-1] if half == "encoder" and key != "strides" else list(found)
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def listing() -> str:
     return "\n".join(f"  {name:{width}}  {about(name)}" for name in names())
 
 
+@functools.cache
 def register() -> None:
     """Put every recipe into Hydra's group `recipe`, so that `+recipe=NAME` finds it from anywhere."""
     store = ConfigStore.instance()
