@@ -45,9 +45,11 @@ def rvq_encode(x: Tensor, codebooks: Tensor, *, beam: int = 1) -> Tensor:
         ValueError: shapes, dtypes or devices do not fit together, or ``beam`` is out of range.
     """
     _check(x, codebooks, beam)
+    # the registered operator is for compilers: calling it loads torch._dynamo, two seconds of a short command
+    run = torch.ops.codec.rvq_encode if torch.compiler.is_compiling() else _run
     if x.dim() == 3:
-        return torch.ops.codec.rvq_encode(x, codebooks, beam)
-    return torch.ops.codec.rvq_encode(x[None], codebooks[None], beam)[0]
+        return run(x, codebooks, beam)
+    return run(x[None], codebooks[None], beam)[0]
 
 
 def rvq_encode_train(x: Tensor, codebooks: Tensor) -> RVQTraining:
@@ -86,11 +88,13 @@ def _check(x: Tensor, codebooks: Tensor, beam: int) -> None:
         raise ValueError(f"beam must be 1 to {MAX_BEAM}; got {beam}")
 
 
-@torch.library.custom_op("codec::rvq_encode", mutates_args=())
-def _rvq_encode(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
+def _run(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
     """x ``(G, M, D)``, codebooks ``(G, K, V, D)`` -> ``(G, M, K)``."""
     # elsewhere a matrix product may use fewer bits than the bound of `plain` allows
     return (plain if x.device.type == "cpu" else reference).rvq_encode(x, codebooks, beam)
+
+
+_rvq_encode = torch.library.custom_op("codec::rvq_encode", _run, mutates_args=())
 
 
 @_rvq_encode.register_fake
@@ -101,7 +105,7 @@ def _(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
 @torch.library.custom_op("codec::rvq_encode_train", mutates_args=())
 def _rvq_encode_train(x: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x ``(G, M, D)``, codebooks ``(G, K, V, D)`` -> quantized, codes, counts, sums."""
-    codes = _rvq_encode(x, codebooks, 1)
+    codes = _run(x, codebooks, 1)
     quantized, counts, sums = reference.statistics(x, codebooks, codes)
     return quantized, codes, counts, sums
 
