@@ -16,6 +16,8 @@ Arrange = Callable[[Tensor], Tensor]
 
 # rows that the weights are packed for: the order of sums depends on it, so it is always the same
 PACKED_FOR = 256
+# rows that need no trial: finding out takes longer than a short file
+ALWAYS_ENOUGH = 128
 
 _kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
@@ -42,9 +44,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, arrange: Arran
     width, matrix = kept(weight, _packer(arrange))
     if bias is not None and width == 1:
         bias = F.pad(bias, (0, 1))
-    fewest = _fewest_rows(flat.shape[1], max(width, 2), torch.get_num_threads())
-    if rows < fewest:
-        flat = F.pad(flat, (0, 0, 0, fewest - rows))
+    if rows < ALWAYS_ENOUGH:
+        fewest = _fewest_rows(flat.shape[1], max(width, 2), torch.get_num_threads())
+        flat = F.pad(flat, (0, 0, 0, max(0, fewest - rows)))
     y = _product(flat, matrix, bias)
     return y[:rows, :width].view(*x.shape[:-1], width)
 
@@ -99,7 +101,7 @@ def _fewest_rows(inputs: int, outputs: int, threads: int) -> int:
     matrix = _packer(None)(torch.randn(outputs, inputs, generator=random))[1]
     x = torch.randn(200, inputs, generator=random)
     whole = _product(x, matrix, None)
-    good = 128
+    good = ALWAYS_ENOUGH
     for rows in (64, 48, 32, 24, *range(16, 0, -1)):
         if not torch.equal(_product(x[:rows], matrix, None), whole[:rows]):
             break
