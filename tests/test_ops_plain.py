@@ -1,7 +1,5 @@
 """The search by matrix products gives the codes of the specification, ties and oddities included."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,58 +11,69 @@ def vectors(kind: str, count: int, dim: int, generator: torch.Generator) -> Tens
     x = torch.randn(count, dim, generator=generator)
     if kind == "grid":  # exact ties everywhere
         return x.round()
-    if kind == "large":
-        return x * 1e15
-    if kind == "small":
-        return x * 1e-18
     if kind == "zero":
         return torch.zeros(count, dim)
     if kind == "far":  # far from the origin: all scores are close to one another
         return x + 300
-    return x
+    return x * {"normal": 1, "large": 1e15, "huge": 1e25, "small": 1e-18, "tiny": 1e-30}[kind]
 
 
-@pytest.mark.parametrize("kind", ["normal", "grid", "large", "small", "zero", "far"])
-@pytest.mark.parametrize(("dim", "size"), [(1, 2), (8, 1000), (64, 1024), (37, 3)])
-def test_codes_equal_the_specification(kind: str, dim: int, size: int) -> None:
+@pytest.mark.parametrize("kind", ["normal", "grid", "large", "huge", "small", "tiny", "zero", "far"])
+@pytest.mark.parametrize(
+    ("dim", "size", "beam"), [(1, 2, 1), (8, 500, 1), (64, 300, 1), (37, 3, 4), (8, 60, 16)]
+)
+def test_codes_equal_the_specification(kind: str, dim: int, size: int, beam: int) -> None:
     generator = torch.Generator().manual_seed(dim * size)
-    x = vectors(kind, 300, dim, generator)
+    x = vectors(kind, 100, dim, generator)
     books = torch.stack([vectors(kind, size, dim, generator) * 0.7**k for k in range(3)])
     books[:, -1] = books[:, 0]  # duplicates: the lowest index wins
-    assert torch.equal(
-        plain.rvq_encode(x[None], books[None])[0], reference.rvq_encode(x[None], books[None])[0]
-    )
+    expected = reference.rvq_encode(x[None], books[None], beam)
+    assert torch.equal(plain.rvq_encode(x[None], books[None], beam), expected)
 
 
-def test_what_is_no_number_gets_code_zero_and_harms_nobody() -> None:
-    x = torch.randn(5, 8)
-    books = torch.randn(2, 16, 8)
-    expected = reference.encode_greedy(x, books)
-    x[2, 3] = torch.nan
-    x[4, 0] = torch.inf
-    codes = plain.encode_greedy(x, books)
-    assert torch.equal(codes, reference.encode_greedy(x, books))
-    assert codes[2].tolist() == codes[4].tolist() == [0, 0]
-    assert torch.equal(codes[[0, 1, 3]], expected[[0, 1, 3]])
+@pytest.mark.parametrize("beam", [1, 3])
+def test_what_is_no_number_gets_code_zero_and_harms_nobody(beam: int) -> None:
+    x = torch.randn(1, 5, 8)
+    books = torch.randn(1, 2, 16, 8)
+    expected = reference.rvq_encode(x, books, beam)[0]
+    x[0, 2, 3] = torch.nan
+    x[0, 4, 0] = torch.inf
+    codes = plain.rvq_encode(x, books, beam)
+    assert torch.equal(codes, reference.rvq_encode(x, books, beam))
+    assert codes[0, 2].tolist() == codes[0, 4].tolist() == [0, 0]
+    assert torch.equal(codes[0, [0, 1, 3]], expected[[0, 1, 3]])
 
 
-def test_books_filled_up_with_infinity() -> None:
-    books = torch.randn(2, 16, 8)
-    books[1, 10:] = torch.inf
-    x = torch.randn(50, 8)
-    codes = plain.encode_greedy(x, books)
-    assert torch.equal(codes, reference.encode_greedy(x, books))
-    assert int(codes[:, 1].max()) < 10
+@pytest.mark.parametrize("beam", [1, 12])
+def test_books_filled_up_with_infinity(beam: int) -> None:
+    books = torch.randn(1, 2, 16, 8)
+    books[0, 1, 10:] = torch.inf
+    x = torch.randn(1, 50, 8)
+    codes = plain.rvq_encode(x, books, beam)
+    assert torch.equal(codes, reference.rvq_encode(x, books, beam))
+    assert int(codes[0, :, 1].max()) < 10
 
 
-def test_leaders_are_settled_without_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_stay_exact_where_matrix_products_may_use_fewer_bits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, books = torch.randn(1, 200, 128, generator=generator), torch.randn(1, 2, 64, 128, generator=generator)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        codes = plain.rvq_encode(x, books)
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+    assert torch.equal(codes, reference.rvq_encode(x, books))
+
+
+def test_few_rows_need_exact_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     settled: list[int] = []
-    slow = reference.encode_greedy
+    exact = plain._distances
 
-    def count(x: Tensor, books: Tensor) -> Tensor:
-        settled.append(len(x))
-        return slow(x, books)
+    def count(residual: Tensor, book: Tensor, row: Tensor, chosen: Tensor) -> Tensor:
+        settled.append(len(row))
+        return exact(residual, book, row, chosen)
 
-    monkeypatch.setattr(reference, "encode_greedy", count)
-    plain.encode_greedy(torch.randn(2000, 64), torch.randn(4, 1024, 64))
-    assert sum(settled) < 40  # of 8,000
+    monkeypatch.setattr(plain, "_distances", count)
+    plain.rvq_encode(torch.randn(1, 2000, 64), torch.randn(1, 4, 1024, 64))
+    assert sum(settled) < 80  # of 8,000

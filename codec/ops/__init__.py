@@ -90,8 +90,7 @@ def _check(x: Tensor, codebooks: Tensor, beam: int) -> None:
 
 def _run(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
     """x ``(G, M, D)``, codebooks ``(G, K, V, D)`` -> ``(G, M, K)``."""
-    # elsewhere a matrix product may use fewer bits than the bound of `plain` allows
-    return (plain if x.device.type == "cpu" else reference).rvq_encode(x, codebooks, beam)
+    return plain.rvq_encode(x, codebooks, beam)
 
 
 _rvq_encode = torch.library.custom_op("codec::rvq_encode", _run, mutates_args=())
