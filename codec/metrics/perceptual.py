@@ -135,7 +135,7 @@ class PESQWB(Metric):
     """See `pesq`."""
 
     name, title, unit = "pesq_wb", "PESQ-WB", "MOS"
-    low, high, higher_is_better = 1.0, 4.64, True
+    low, high, higher_is_better = 1.0, 4.65, True
     source = "ITU-T P.862.2"
     packages = ("pesq",)
 

@@ -1,0 +1,260 @@
+"""Systems, gates, channels, statistics, and an evaluation from end to end."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from codec import audio
+from codec.api import load
+from codec.build import build
+from codec.checkpoint import save
+from codec.cli import app
+from codec.errors import CodecError, ConfigError
+from codec.evaluate import evaluate, parse
+from codec.evaluate.channel import Channel
+from codec.evaluate.gates import Calibration, calibrate
+from codec.evaluate.ogg import packet_bytes
+from codec.evaluate.peers import Original
+from codec.evaluate.statistics import estimate, paired
+
+DATA = Path(__file__).parent / "data"
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    return audio.read(DATA / "speech.flac", frames=2 * RATE)[0][0]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained codec: small and fast."""
+    shape = {"dim": 24, "rates": [8, 5, 4, 2], "kernels": [16, 11, 8, 4]}
+    config = {
+        "model": {
+            "sample_rate": RATE,
+            "channels": 1,
+            "encoder": {"name": "hificodec_encoder", "width": 4, **shape},
+            "decoder": {"name": "hificodec_decoder", "width": 32, **shape},
+        },
+        "quantizer": {"name": "fsq", "levels": [5, 3], "num_codebooks": 2},
+    }
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save(build(config), path, config)
+    return str(path)
+
+
+# ---- gates ----
+
+
+def test_a_clean_wrapper_passes(speech: np.ndarray) -> None:
+    found = calibrate(Original(), [(speech, speech)], RATE)
+    assert found == Calibration(0, pytest.approx(0, abs=1e-6), 0.0, 0, ())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda x: 0.5 * x, "level"),
+        (lambda x: 1.12 * x, "level"),
+        (lambda x: np.pad(x, (160, 0))[:-160], "delay"),
+        (lambda x: audio.to_model(x[None], RATE, 24000, 1)[0][0, 0], "length"),
+        (lambda x: x[:-1], "length"),
+        (lambda x: 0 * x, "silent"),
+    ],
+)
+def test_a_broken_wrapper_is_refused(speech: np.ndarray, spoil: object, word: str) -> None:
+    found = calibrate(Original(), [(spoil(speech).astype(np.float32), speech)], RATE)  # type: ignore[operator]
+    assert any(reason.startswith(word) or word in reason for reason in found.refused)
+
+
+def test_coding_noise_and_lost_energy_are_no_level_fault(speech: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    lossy = speech + 0.5 * speech.std() * rng.standard_normal(speech.size).astype(np.float32)
+    expected = lossy * (speech @ lossy) / (lossy @ lossy)  # the best prediction has less energy
+    assert calibrate(Original(), [(expected, speech)], RATE).refused == ()
+    assert calibrate(Original(), [(0.5 * expected, speech)], RATE).refused
+
+
+def test_a_peers_constant_lag_is_taken_away(speech: np.ndarray) -> None:
+    late = Original()
+    late.delayed, late.frame = True, 0.1
+    found = calibrate(late, [(np.pad(speech, (400, 0)), speech)], RATE)
+    assert (found.delay, found.refused) == (400, ())
+    assert np.array_equal(found.apply(np.pad(speech, (400, 0)), speech.size), speech)
+
+
+# ---- systems ----
+
+
+def test_mulaw_and_resampling(speech: np.ndarray) -> None:
+    noise = speech - parse("mulaw").code(speech, RATE).audio
+    assert 10 * np.log10((speech**2).sum() / (noise**2).sum()) > 30
+    half = parse("resample:8000").code(speech, RATE)
+    assert (half.audio.size, half.payload_bytes) == (speech.size, speech.size)
+    assert parse("mulaw:4").code(speech, RATE).payload_bytes == speech.size // 2
+
+
+@pytest.mark.parametrize("spec", ["opus:12", "codec2:3200", "mp3:32", "aac:32"])
+def test_peers_give_the_clip_back_at_about_their_rate(speech: np.ndarray, spec: str) -> None:
+    system = parse(spec)
+    if system.missing():
+        pytest.skip(str(system.missing()))
+    coded = system.code(speech, RATE)
+    found = calibrate(system, [(coded.audio, speech)], RATE)
+    assert found.refused == ()
+    assert abs(found.apply(coded.audio, speech.size).size - speech.size) == 0
+    nominal = int(spec.split(":")[1]) / (1000 if "codec2" in spec else 1)
+    assert 8e-3 * coded.payload_bytes / 2 == pytest.approx(nominal, rel=0.25)
+    assert coded.payload_bytes < coded.container_bytes
+
+
+def test_wrong_names_are_refused(model: str) -> None:
+    for spec in ("opus:3", "opus:loud", "codec2:9000", "mulaw:1", "encodec:7", f"{model}@3", "no-such-model"):
+        with pytest.raises(CodecError):
+            parse(spec)
+
+
+def test_a_model_is_measured_by_its_real_bytes(speech: np.ndarray, model: str) -> None:
+    coded = parse(model).code(speech, RATE)
+    assert coded.codes is not None
+    assert coded.codes.shape == (2, 100)
+    assert coded.payload_bytes == 100 * 2 * 4 // 8
+    assert coded.payload_bytes < coded.container_bytes < coded.payload_bytes + 120
+    assert coded.audio.size == speech.size
+    assert 0 <= coded.stability <= 1  # type: ignore[operator]
+
+
+def test_ogg_packets() -> None:
+    page = b"OggS" + bytes(22) + bytes([3, 255, 10, 7]) + bytes(272)
+    assert packet_bytes(page) == [265, 7]
+    with pytest.raises(CodecError):
+        packet_bytes(page[:-1])
+
+
+# ---- channels ----
+
+
+@pytest.mark.parametrize("text", ["bsc:0.05", "burst:0.05,8", "gilbert:0.05,20"])
+def test_channels_flip_the_share_that_they_say(model: str, text: str) -> None:
+    codec = load(model)
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 1024, (4, 6000))
+    arrived = Channel.parse(text).damage(codes, (1024,) * 4, codec, "seed")
+    flipped = np.array([value.bit_count() for value in (codes ^ arrived).ravel().tolist()]).sum()
+    assert flipped / (codes.size * 10) == pytest.approx(0.05, rel=0.15)
+    again = Channel.parse(text).damage(codes, (1024,) * 4, codec, "seed")
+    assert np.array_equal(arrived, again)
+
+
+def test_digits_apart_hurt_one_digit_and_erasure_repeats(model: str) -> None:
+    codec = load(model)
+    codes = np.random.default_rng(0).integers(0, 15, (2, 4000))
+    assert np.array_equal(Channel.parse("bsc:0,digits").damage(codes, (15, 15), codec, ""), codes)
+    arrived = Channel.parse("bsc:0.01,digits").damage(codes, (15, 15), codec, "")
+    assert 0.01 < (arrived != codes).mean() < 0.06
+    assert arrived.max() < 15
+    lost = Channel.parse("erasure:0.3").damage(codes, (15, 15), codec, "")
+    changed = np.flatnonzero((lost != codes).any(axis=0))
+    assert 0.2 < changed.size / 4000 < 0.4
+    assert all(np.array_equal(lost[:, t], lost[:, t - 1]) for t in changed)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "bsc", "bsc:2", "burst:0.1", "gilbert:0.9,3", "erasure:0.1,digits", "x:1"]
+)
+def test_channels_that_do_not_exist(text: str) -> None:
+    with pytest.raises(ConfigError, match="there is no channel"):
+        Channel.parse(text)
+
+
+# ---- statistics ----
+
+
+def test_interval_holds_the_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    held = [
+        low.low <= 1.0 <= low.high
+        for low in (estimate(list(1 + rng.standard_normal(30))) for _ in range(200))
+    ]
+    assert 0.88 <= np.mean(held) <= 0.99
+    assert estimate([1.0, 3.0], [3.0, 1.0]).mean == 1.5
+
+
+def test_paired_test() -> None:
+    assert paired([2.0] * 8, [1.0] * 8).p == pytest.approx(2 / 2**8)
+    assert paired([1.0] * 8, [1.0] * 8).p == 1.0
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal(40)
+    assert paired(list(a + 1), list(a)).p < 1e-3
+    assert paired(list(rng.standard_normal(40)), list(a)).p > 0.01
+
+
+# ---- from end to end ----
+
+
+def test_evaluation_with_bad_clips_resumes(tmp_path: Path, model: str, speech: np.ndarray) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    audio.write(data / "a.wav", speech[None], RATE)
+    audio.write(data / "stereo.wav", np.stack([speech, speech])[:, :20000], 24000)
+    audio.write(data / "silence.wav", np.zeros((1, RATE), np.float32), RATE)
+    (data / "broken.wav").write_bytes(b"RIFF nothing")
+    names = ("si_sdr", "mel_distance")
+    systems = ["original", "mulaw", model]
+    seen: list[int] = []
+    result = evaluate(
+        systems,
+        data,
+        out,
+        names=names,
+        channels=["bsc:0.1"],
+        jobs=1,
+        gates=False,
+        progress=lambda done, total, _: seen.append(done),
+    )
+    assert list(result.table) == ["original", "mulaw", model, f"{model}+bsc:0.1"]
+    assert any("broken.wav" in name for name in result.skipped)
+    summary = json.loads((out / "summary.json").read_text())
+    entry = summary["original"]["si_sdr"]
+    assert entry["count"] == 2
+    assert entry["excluded"] == {"the original is silent": 1}
+    assert entry["interval"][0] <= entry["mean"] <= entry["interval"][1]
+    assert summary["original"]["si_sdr"]["mean"] > summary["mulaw"]["si_sdr"]["mean"]
+    assert summary["mulaw"]["kbps_payload"]["mean"] == pytest.approx(128)
+    assert any("fails a gate" in line for line in result.warnings)  # an untrained model
+    assert len((out / "clips.csv").read_text().splitlines()) == 1 + 4 * 3
+    page = (out / "report.html").read_text()
+    assert not re.search(r"(src|href)=\"https?:", page)
+    assert page.count("data:audio/flac") >= 3
+    assert (out / "plots" / "rate_si_sdr.png").exists()
+
+    lines = (out / "clips.jsonl").read_text().splitlines()
+    (out / "clips.jsonl").write_text("\n".join(lines[:-2]) + "\n" + lines[-1][:40])  # stopped while writing
+    seen.clear()
+    again = evaluate(systems, data, out, names=names, channels=["bsc:0.1"], jobs=1, gates=False,
+                     progress=lambda done, total, _: seen.append(done))  # fmt: skip
+    assert seen == [10, 11, 12]
+    assert again.table["original"]["si_sdr"] == result.table["original"]["si_sdr"]
+
+
+def test_command_line(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # no peer program is installed
+    clip = str(DATA / "vctk_p276_48k.flac")
+    command = ["eval", "original", "opus:12", "--data", clip, "--out", str(tmp_path / "o")]
+    done = CliRunner().invoke(app, [*command, "--metrics", "si_sdr", "--seconds", "1", "--jobs", "1"])
+    assert done.exit_code == 0, done.output
+    assert "opus:12 is not scored: the program opusenc and opusdec is not installed" in done.output
+    assert list(json.loads((tmp_path / "o" / "summary.json").read_text())) == ["original"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = CliRunner().invoke(app, ["eval", "original", "--data", str(empty), "--out", str(tmp_path / "p")])
+    assert done.exit_code == 1
+    assert "holds no sound file" in done.output
