@@ -353,6 +353,31 @@ def test_the_reach_of_a_model_is_what_a_probe_finds(tiny_config):
         assert touched[-1] == (frame + 1) * unit - 1 + field.ahead
 
 
+def test_a_run_becomes_a_model(codec, tiny_config):
+    weights = {f"codec.{name}": value for name, value in build(tiny_config).state_dict().items()}
+    torch.save({"state_dict": weights, "codec": {"config": tiny_config, "steps": 5}}, "last.ckpt")
+    Path("scores.json").write_text('{"pesq_wb": 1.5}')
+    Path("broken.json").write_text("{")
+    options = ["--licence", "CC0-1.0", "--scores", "scores.json"]
+    done = codec("export", ".", "m.safetensors", *options)
+    assert done.exit_code == 0, done.output
+    found = json.loads(codec("info", "m.safetensors", "--json").stdout)
+    assert (found["steps"], found["licence"], found["scores"]) == (5, "CC0-1.0", {"pesq_wb": 1.5})
+    assert codec("encode", SPEECH, "a.tok", model="m.safetensors").exit_code == 0
+    refused(codec("export", ".", "m.safetensors"), "--force replaces it")
+    refused(codec("export", ".", "n.safetensors", "--scores", "broken.json"), "broken.json is no JSON file")
+    refused(codec("export", SPEECH, "n.safetensors"), "no checkpoint of a training run")
+    refused(codec("import-weights", "last.ckpt", "n.safetensors", "--from", "x"), "no converter from 'x'")
+    assert folder() == ["a.tok", "broken.json", "last.ckpt", "m.safetensors", "scores.json"]
+
+
+def test_training_takes_its_own_arguments(codec):
+    told = codec("train", "--help")
+    assert told.exit_code == 0
+    assert "hificodec" in told.stdout
+    assert codec("train", "+recipe=nobody").exit_code == 2
+
+
 def test_info_of_sound_and_of_the_machine(codec):
     assert json.loads(codec("info", SPEECH, "--json").stdout)["frames"] == soundfile.info(SPEECH).frames
     assert torch.__version__ in codec("info", "--system").stdout
