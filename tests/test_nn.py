@@ -8,7 +8,8 @@ from torch import nn
 
 from codec.errors import CodecError
 from codec.nn.blocks import FrameGroupNorm, MultiReceptiveField, Residual, conv1d, conv_transpose1d
-from codec.nn.conv import CausalConv1d, CausalConvTranspose1d, StreamSequential, convolve, weight_norm
+from codec.nn.conv import CausalConv1d, CausalConvTranspose1d, StreamSequential, weight_norm
+from codec.nn.functional import convolve
 from codec.nn.linear import Linear
 from codec.nn.padded import PaddedConv1d, PaddedConvTranspose1d
 from codec.nn.receptive import receptive_field

@@ -7,124 +7,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
-from codec.nn.linear import Arrange, exact, linear
+from codec.nn.functional import convolve, newest, transpose_convolve
 from codec.nn.state import StreamState
-
-# windows that fit the processor's cache together with what becomes of them
-BLOCK = 1 << 17
-
-
-def convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    stride: int = 1,
-    padding: int = 0,
-    dilation: int = 1,
-    groups: int = 1,
-) -> Tensor:
-    """`F.conv1d`, whose every output frame is the same number whatever the length, the batch and the threads.
-
-    `F.conv1d` picks another kernel for another size, and the last bits of a frame then depend on how much else is
-    in the tensor: enough to flip a code. In inference on the CPU this is a matrix product of the windows instead,
-    by `linear`, with the channels innermost in memory: `(B, C, N)` is then a view of `(B, N, C)`.
-    """
-    if not exact(x):
-        return F.conv1d(x, weight, bias, stride, padding, dilation, groups)
-    if groups > 1:
-        y = torch.mkldnn_convolution(
-            x.unsqueeze(2), weight.unsqueeze(2), bias, (0, padding), (1, stride), (1, dilation), groups
-        )
-        return y.squeeze(2)
-    if padding:
-        x = pad_time(x, padding, padding)
-    frames = x.transpose(1, 2).contiguous()
-    if weight.shape[-1] == 1:
-        frames = frames[:, ::stride]
-        return linear(frames, weight, bias, _taps_inside).transpose(1, 2)
-    windows = _windows(frames, weight.shape[-1], stride, dilation)
-    return _blockwise(windows, weight, bias, _taps_inside).transpose(1, 2)
-
-
-def transpose_convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int) -> Tensor:
-    """`F.conv_transpose1d` without its first and last samples, exact as `convolve`.
-
-    Args:
-        x: `(B, C, T)`; the first `ceil(k / stride) - 1` frames are history, whose own samples are not given out.
-        weight: `(C, C', k)`.
-        bias: `(C',)`.
-        stride: samples per frame.
-
-    Returns:
-        `(B, C', stride * (T - history))`.
-    """
-    taps = -(-weight.shape[-1] // stride)
-    if not exact(x):
-        y = F.conv_transpose1d(x, weight, bias, stride)
-        return y[..., (taps - 1) * stride : x.shape[-1] * stride]
-    frames = x.transpose(1, 2).contiguous()
-    if bias is not None:
-        bias = bias.repeat(stride)
-    y = _blockwise(_windows(frames, taps, 1, 1), weight, bias, _phases(stride))
-    return y.reshape(x.shape[0], -1, weight.shape[1]).transpose(1, 2)
-
-
-def _windows(frames: Tensor, taps: int, stride: int, dilation: int) -> Tensor:
-    """`(B, N, C)` to overlapping windows `(B, T, taps, C)`, a view."""
-    batch, length, width = frames.shape
-    count = (length - (taps - 1) * dilation - 1) // stride + 1
-    size, strides = (batch, count, taps, width), (length * width, stride * width, dilation * width, 1)
-    return frames.as_strided(size, strides)
-
-
-def _blockwise(windows: Tensor, weight: Tensor, bias: Tensor | None, arrange: Arrange) -> Tensor:
-    """`linear` of windows `(B, T, taps, C)`, which are copied a few at a time."""
-    batch, _, taps, width = windows.shape
-    rows = max(64, BLOCK // (batch * taps * width))
-    parts = [
-        linear(part.reshape(batch, -1, taps * width), weight, bias, arrange)
-        for part in windows.split(rows, 1)
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-def _taps_inside(weight: Tensor) -> Tensor:
-    """Weight `(C', C, k)` of a convolution to a matrix `(C', k * C)`."""
-    return weight.transpose(1, 2).reshape(weight.shape[0], -1)
-
-
-@functools.cache
-def _phases(stride: int) -> Arrange:
-    """Weight `(C, C', k)` of a transposed convolution to a matrix `(stride * C', taps * C)`."""
-
-    def arrange(weight: Tensor) -> Tensor:
-        inside, outside, length = weight.shape
-        taps = -(-length // stride)
-        # a frame's tap j speaks j frames later: the oldest frame of the window has the last tap
-        parts = F.pad(weight, (0, taps * stride - length)).view(inside, outside, taps, stride).flip(2)
-        return parts.permute(3, 1, 2, 0).reshape(stride * outside, taps * inside)
-
-    return arrange
-
-
-def pad_time(x: Tensor, left: int, right: int) -> Tensor:
-    """Zeros before and behind `x` `(B, C, N)`, in whichever order it lies in memory."""
-    if x.is_contiguous():
-        return F.pad(x, (left, right))
-    return F.pad(x.transpose(1, 2), (0, 0, left, right)).transpose(1, 2)
-
-
-def join_time(first: Tensor, second: Tensor) -> Tensor:
-    """`second` `(B, C, n)` after `first` `(B, C, m)`, in the memory order of `second`."""
-    if second.is_contiguous():
-        return torch.cat([first, second], dim=-1)
-    return torch.cat([first.transpose(1, 2), second.transpose(1, 2)], dim=1).transpose(1, 2)
 
 
 class CausalConv1d(nn.Conv1d):
@@ -168,8 +55,7 @@ class CausalConv1d(nn.Conv1d):
         """`(B, C, N)`, N a multiple of the stride, to `(B, C', N / stride)`; N = 0 is allowed."""
         if x.shape[-1] == 0:
             return x.new_zeros(x.shape[0], self.out_channels, 0)
-        x = with_history(self, x, self.history, state)
-        return convolve_with(self, x)
+        return convolve_with(self, x, history(self, x, self.history, state))
 
 
 class CausalConvTranspose1d(nn.ConvTranspose1d):
@@ -206,33 +92,32 @@ class CausalConvTranspose1d(nn.ConvTranspose1d):
         """`(B, C, T)` to `(B, C', T * stride)`; T = 0 is allowed."""
         if x.shape[-1] == 0:
             return x.new_zeros(x.shape[0], self.out_channels, 0)
-        x = with_history(self, x, self.history, state)
         # the frames before were heard already; their taps that reach into this chunk are in the sum
-        return transpose_convolve(x, self.weight, self.bias, stride=self.stride[0])
+        before = history(self, x, self.history, state)
+        return transpose_convolve(x, self.weight, self.bias, stride=self.stride[0], before=before)
 
 
-def convolve_with(conv: nn.Conv1d, x: Tensor, padding: int = 0) -> Tensor:
+def convolve_with(conv: nn.Conv1d, x: Tensor, before: Tensor | None = None) -> Tensor:
     """`convolve` with the weights and settings of a module."""
     return convolve(
         x,
         conv.weight,
         conv.bias,
         stride=conv.stride[0],
-        padding=padding,
         dilation=conv.dilation[0],
         groups=conv.groups,
+        before=before,
     )
 
 
-def with_history(key: Any, x: Tensor, length: int, state: StreamState | None) -> Tensor:
-    """Put the `length` values before `x` `(B, C, N)` in front of it and remember its own last ones."""
-    if length == 0:
-        return x
+def history(key: Any, x: Tensor, length: int, state: StreamState | None) -> Tensor:
+    """The `length` values that came before `x` `(B, C, N)`; the stream remembers those that came last now."""
     if state is None:
-        return pad_time(x, length, 0)
-    x = join_time(state.get(key, (x.shape[1], length), x.dtype), x)
-    state.put(key, x[..., -length:])
-    return x
+        return x.new_zeros(x.shape[0], x.shape[1], length)
+    before = state.get(key, (x.shape[1], length), x.dtype)
+    if length:
+        state.put(key, newest(before, x, length))
+    return before
 
 
 class StreamSequential(nn.Sequential):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from codec.nn.conv import convolve_with, join_time, pad_time, transpose_convolve
+from codec.nn.conv import convolve_with
+from codec.nn.functional import join_time, newest, pad_time, transpose_convolve
 from codec.nn.state import StreamState
 
 
@@ -57,10 +58,7 @@ class PaddedConv1d(nn.Conv1d):
         """`(B, C, N)` to `(B, C', ceil(N / stride))`; in a stream, to the frames that are complete by now."""
         if state is not None:
             return self._stream(x, state)
-        stride = self.stride[0]
-        missing = -x.shape[-1] % stride
-        if not self.mirror and self.left == self.right and missing == 0:
-            return convolve_with(self, x, self.left)
+        missing = -x.shape[-1] % self.stride[0]
         return convolve_with(self, pad_ends(x, self.left, self.right + missing, mirror=self.mirror))
 
     def _stream(self, x: Tensor, state: StreamState) -> Tensor:
@@ -76,18 +74,17 @@ class PaddedConv1d(nn.Conv1d):
             if self.mirror and x.shape[-1] <= self.left + self.right + stride:
                 state.hold((self, "start"), x)
                 return self._nothing(x)
-            x = pad_time(pad_ends(x, self.left, 0, mirror=self.mirror), spent, 0)
-        else:
-            x = join_time(held, x)
+            held = pad_time(pad_ends(x, self.left, 0, mirror=self.mirror)[..., : self.left], spent, 0)
         if state.last:
-            missing = -(x.shape[-1] - spent - self.left) % stride
-            x = pad_ends(x, 0, self.right + missing, mirror=self.mirror)
-        frames = max(0, (x.shape[-1] - spent - self.left - self.right) // stride)
+            length = held.shape[-1] - spent - self.left + x.shape[-1]
+            x = pad_ends(join_time(held, x), 0, self.right - length % -stride, mirror=self.mirror)
+            held, x = x[..., : held.shape[-1]], x[..., held.shape[-1] :]
+        frames = max(0, (held.shape[-1] + x.shape[-1] - spent - self.left - self.right) // stride)
         if not state.last:
-            state.hold(self, x[..., frames * stride :])
+            state.hold(self, newest(held, x, held.shape[-1] + x.shape[-1] - frames * stride))
         if frames == 0:
             return self._nothing(x)
-        return convolve_with(self, x[..., spent : spent + self.left + self.right + frames * stride])
+        return convolve_with(self, x, held[..., spent:])
 
     def _nothing(self, x: Tensor) -> Tensor:
         return x.new_zeros(x.shape[0], self.out_channels, 0)
@@ -129,8 +126,8 @@ class PaddedConvTranspose1d(nn.ConvTranspose1d):
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:  # type: ignore[override]
         """`(B, C, T)` to `(B, C', T * stride)`; in a stream, to the samples that are complete by now."""
         if state is None:
-            x, behind = pad_time(x, self.history, self.overhang), self.overhang
-            return self._samples(x, first=self.cut, drop=behind * self.stride[0] - self.cut)
+            before = x.new_zeros(*x.shape[:2], self.history)
+            return self._samples(before, x, first=self.cut, last=True)
         held, first = state.take(self), 0
         if held is None:
             start = state.take((self, "start"))
@@ -141,19 +138,19 @@ class PaddedConvTranspose1d(nn.ConvTranspose1d):
                 state.hold((self, "start"), x)
                 return x.new_zeros(x.shape[0], self.out_channels, 0)
             held, first = x.new_zeros(*x.shape[:2], self.history), self.cut
-        # the frames before were heard already; their taps that reach into this chunk are in the sum
-        x = join_time(held, x)
         if not state.last:
-            state.hold(self, x[..., x.shape[-1] - self.history :])
-            return self._samples(x, first=first)
-        return self._samples(
-            pad_time(x, 0, self.overhang), first=first, drop=self.overhang * self.stride[0] - self.cut
-        )
+            state.hold(self, newest(held, x, self.history))
+        return self._samples(held, x, first=first, last=state.last)
 
-    def _samples(self, x: Tensor, *, first: int, drop: int = 0) -> Tensor:
-        if x.shape[-1] <= self.history:
+    def _samples(self, before: Tensor, x: Tensor, *, first: int, last: bool) -> Tensor:
+        """What frames `x` after `before` say, from sample `first` on; at the `last` with what they say later."""
+        drop = 0
+        if last:
+            x, drop = pad_time(x, 0, self.overhang), self.overhang * self.stride[0] - self.cut
+        if x.shape[-1] == 0:
             return x.new_zeros(x.shape[0], self.out_channels, 0)
-        y = transpose_convolve(x, self.weight, self.bias, stride=self.stride[0])
+        # the frames before were heard already; their taps that reach into this chunk are in the sum
+        y = transpose_convolve(x, self.weight, self.bias, stride=self.stride[0], before=before)
         return y[..., first : y.shape[-1] - drop]
 
 

@@ -1,0 +1,163 @@
+"""Convolutions as matrix products of windows: every output frame is the same bits in any company."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from codec.nn.linear import Arrange, exact, linear
+
+BLOCK = 1 << 21  # numbers in windows at a time: what bounds memory where a whole file comes at once
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    before: Tensor | None = None,
+) -> Tensor:
+    """`F.conv1d`, whose every output frame is the same number whatever the length, the batch and the threads.
+
+    `F.conv1d` picks another kernel for another size, and the last bits of a frame then depend on how much else is in
+    the tensor: enough to flip a code. In inference on the CPU this is a matrix product of the windows instead, by
+    `linear`, with the channels innermost in memory: `(B, C, N)` is then a view of `(B, N, C)`.
+
+    Args:
+        x: `(B, C, N)`.
+        weight: `(C', C / groups, k)`.
+        bias: `(C',)`.
+        stride: hop of the output.
+        dilation: distance of the taps.
+        groups: blocked connections.
+        before: `(B, C, m)`, what stands before `x`.
+
+    Returns:
+        `(B, C', T)`, one frame for every whole window in `before` and `x`.
+    """
+    if groups > 1 or not exact(x):
+        x = x if before is None else join_time(before, x)
+        if not exact(x):
+            return F.conv1d(x, weight, bias, stride, 0, dilation, groups)
+        y = torch.mkldnn_convolution(
+            x.unsqueeze(2), weight.unsqueeze(2), bias, (0, 0), (1, stride), (1, dilation), groups
+        )
+        return y.squeeze(2)
+    taps, frames = weight.shape[-1], x.transpose(1, 2).contiguous()
+    if taps == 1:
+        return linear(frames[:, ::stride], weight, bias, _taps_inside).transpose(1, 2)
+    parts = [
+        linear(windows, weight, bias, _taps_inside)
+        for windows in _windows(before, frames, taps, stride, dilation)
+    ]
+    y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return y.transpose(1, 2)
+
+
+def transpose_convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int, before: Tensor
+) -> Tensor:
+    """`F.conv_transpose1d` of frames with their history, exact as `convolve`.
+
+    Args:
+        x: `(B, C, T)`.
+        weight: `(C, C', k)`.
+        bias: `(C',)`.
+        stride: samples per frame.
+        before: `(B, C, ceil(k / stride) - 1)`, the frames before `x`, whose own samples are not given out.
+
+    Returns:
+        `(B, C', stride * T)`.
+    """
+    if not exact(x):
+        past = before.shape[-1]
+        y = F.conv_transpose1d(join_time(before, x), weight, bias, stride)
+        return y[..., past * stride : (past + x.shape[-1]) * stride]
+    taps, frames = -(-weight.shape[-1] // stride), x.transpose(1, 2).contiguous()
+    if bias is not None:
+        bias = bias.repeat(stride)
+    # a frame gives its samples in a row, so the result lies in memory as it should
+    parts = [
+        linear(windows, weight, bias, _phases(stride)) for windows in _windows(before, frames, taps, 1, 1)
+    ]
+    y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return y.reshape(x.shape[0], -1, weight.shape[1]).transpose(1, 2)
+
+
+def _windows(before: Tensor | None, frames: Tensor, taps: int, stride: int, dilation: int) -> list[Tensor]:
+    """All windows over `before` `(B, C, m)` and `frames` `(B, N, C)` as `(B, T, taps * C)`, in parts along T."""
+    batch, length, width = frames.shape
+    past = 0 if before is None else before.shape[-1]
+    reach = (taps - 1) * dilation + 1
+    count = max(0, (past + length - reach) // stride + 1)
+    head = min(count, -(-past // stride))  # windows that begin in the past
+    limit = max(64, BLOCK // (batch * taps * width))
+    parts = []
+    for first in range(0, max(count, 1), limit):
+        last = min(count, first + limit)
+        windows = frames.new_empty(batch, last - first, taps, width)
+        middle = max(first, min(head, last))
+        if first < middle and before is not None:
+            start, end = first * stride, (middle - 1) * stride + reach
+            joined = torch.cat([before.transpose(1, 2), frames[:, : max(0, end - past)]], dim=1)[:, start:end]
+            windows[:, : middle - first] = _overlapping(joined, middle - first, taps, stride, dilation)
+        if middle < last:
+            inside = frames[:, middle * stride - past :]
+            windows[:, middle - first :] = _overlapping(inside, last - middle, taps, stride, dilation)
+        parts.append(windows.view(batch, last - first, taps * width))
+    return parts
+
+
+def _overlapping(frames: Tensor, count: int, taps: int, stride: int, dilation: int) -> Tensor:
+    """The first windows `(B, count, taps, C)` of `(B, N, C)`, a view."""
+    batch, _, width = frames.shape
+    far, near, _ = frames.stride()
+    return frames.as_strided(
+        (batch, count, taps, width), (far, stride * near, dilation * near, 1), frames.storage_offset()
+    )
+
+
+def _taps_inside(weight: Tensor) -> Tensor:
+    """Weight `(C', C, k)` of a convolution to a matrix `(C', k * C)`."""
+    return weight.transpose(1, 2).reshape(weight.shape[0], -1)
+
+
+@functools.cache
+def _phases(stride: int) -> Arrange:
+    """Weight `(C, C', k)` of a transposed convolution to a matrix `(stride * C', taps * C)`."""
+
+    def arrange(weight: Tensor) -> Tensor:
+        inside, outside, length = weight.shape
+        taps = -(-length // stride)
+        # a frame's tap j speaks j frames later: the oldest frame of the window has the last tap
+        parts = F.pad(weight, (0, taps * stride - length)).view(inside, outside, taps, stride).flip(2)
+        return parts.permute(3, 1, 2, 0).reshape(stride * outside, taps * inside)
+
+    return arrange
+
+
+def pad_time(x: Tensor, left: int, right: int) -> Tensor:
+    """Zeros before and behind `x` `(B, C, N)`, in whichever order it lies in memory."""
+    if x.is_contiguous():
+        return F.pad(x, (left, right))
+    return F.pad(x.transpose(1, 2), (0, 0, left, right)).transpose(1, 2)
+
+
+def join_time(first: Tensor, second: Tensor) -> Tensor:
+    """`second` `(B, C, n)` after `first` `(B, C, m)`, in the memory order of `second`."""
+    if second.is_contiguous():
+        return torch.cat([first, second], dim=-1)
+    return torch.cat([first.transpose(1, 2), second.transpose(1, 2)], dim=1).transpose(1, 2)
+
+
+def newest(first: Tensor, second: Tensor, count: int) -> Tensor:
+    """The last `count` values of `second` `(B, C, n)` after `first` `(B, C, m)`."""
+    if second.shape[-1] >= count:
+        return second[..., second.shape[-1] - count :]
+    return join_time(first[..., first.shape[-1] + second.shape[-1] - count :], second)
