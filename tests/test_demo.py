@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import shutil
 import sys
+import tempfile
 import time
 import wave
 import zipfile
@@ -149,6 +151,23 @@ def test_a_visit(browser: Any) -> None:
     wait(lambda: "no original" in browser.find_element("id", "player").text)
     assert np.array_equal(samples(decoded(browser))[1], samples(second)[1])
 
+    # and break
+    browser.execute_script(
+        "[...document.querySelectorAll('button[role=tab]')]"
+        ".filter(e => e.innerText.trim() == 'Break it').at(-1).click()"
+    )
+    slider = wait(lambda: browser.find_element("css selector", "#errors input[type=range]"))
+    browser.execute_script(
+        "const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set;"
+        "set.call(arguments[0], 10);"
+        "for (const kind of ['input', 'change', 'pointerup'])"
+        "  arguments[0].dispatchEvent(new Event(kind, {bubbles: true}));",
+        slider,
+    )
+    wait(lambda: "bits flipped" in browser.find_element("id", "damage").text)
+    assert not browser.find_element("id", "damage").text.startswith("0 bits")
+    wait(lambda: browser.find_elements("css selector", "#broken audio, #broken canvas, #broken #waveform"))
+
 
 @pytest.mark.parametrize("kind", ["zip", "text", "long"])
 def test_bad_sounds_get_a_sentence(kind: str, tmp_path: Path, tiny_model: Path) -> None:
@@ -184,6 +203,29 @@ def test_hostile_guests_get_a_sentence_on_the_page(browser: Any, tmp_path: Path)
     time.sleep(1)
     go(browser)
     wait(lambda: "not a sound file" in told())
+
+
+def test_a_name_with_path_parts_stays_inside_the_temporary_folder(server: str, tmp_path: Path) -> None:
+    import urllib.request
+
+    boundary = "x" * 20
+    name = "../../../escape-of-the-demo.wav"
+    body = (
+        (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n'
+            "Content-Type: audio/wav\r\n\r\n"
+        ).encode()
+        + sound.wav(np.zeros(800), 8000)
+        + f"\r\n--{boundary}--\r\n".encode()
+    )
+    request = urllib.request.Request(
+        f"{server.rstrip('/')}/gradio_api/upload",
+        body,
+        {"Content-Type": f"multipart/form-data; boundary={boundary}"},
+    )
+    (path,) = json.loads(urllib.request.urlopen(request).read())
+    assert Path(tempfile.gettempdir()).resolve() in Path(path).resolve().parents
+    assert Path(path).name == "escape-of-the-demo.wav"
 
 
 def test_ten_visitors_are_all_served(server: str, tiny_model: Path) -> None:
