@@ -6,11 +6,14 @@ python demos/app.py        or        codec demo
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import re
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -65,23 +68,36 @@ PLAYER_HTML = """
 def guarded(function: Any) -> Any:
     """Errors that a visitor can cause, as a sentence on the page."""
 
-    @wraps(function)
-    def run(*arguments: Any) -> Any:
+    @contextmanager
+    def sentences() -> Iterator[None]:
         try:
-            return function(*arguments)
+            yield
         except codec.CodecError as error:
             # where the file lies on the server is nobody's business
             sentence = re.sub(r"\S*/(?=[^/\s]+)", "", str(error))
             raise gr.Error(sentence, duration=12, title="That did not work") from None
 
-    return run
+    if inspect.isgeneratorfunction(function):
+
+        @wraps(function)
+        def steps(*arguments: Any) -> Any:
+            with sentences():
+                yield from function(*arguments)
+
+        return steps
+
+    @wraps(function)
+    def once(*arguments: Any) -> Any:
+        with sentences():
+            return function(*arguments)
+
+    return once
 
 
-def show(coded: Coded, progress: gr.Progress) -> tuple[Any, ...]:
-    """Everything of the first two tabs for an encoded sound."""
+def show(coded: Coded, progress: gr.Progress) -> Iterator[tuple[Any, ...]]:
+    """Everything of the first two tabs for an encoded sound: what can be heard first, then scores and pictures."""
     progress(0.5, desc="decoding")
     decoded, seconds = sound.decode(coded)
-    progress(0.7, desc="drawing")
     original = coded.original
     model = sound.load(coded.model)
     sizes = model.quantizer.codebook_sizes
@@ -96,11 +112,6 @@ def show(coded: Coded, progress: gr.Progress) -> tuple[Any, ...]:
             f"{coded.encode_seconds:.2f} s ({length / coded.encode_seconds:.0f} x real time)"
         )
     facts["decoding took"] = f"{seconds:.2f} s ({length / seconds:.0f} x real time)"
-    if original is not None:
-        facts |= sound.scores(original, decoded, coded.rate)
-    table = "| what | value |\n|---|---|\n" + "\n".join(
-        f"| {name} | {value} |" for name, value in facts.items()
-    )
     sounds = {"b": sound.data_url(decoded, coded.rate)}
     if original is not None:
         sounds["a"] = sound.data_url(original, coded.rate)
@@ -108,17 +119,30 @@ def show(coded: Coded, progress: gr.Progress) -> tuple[Any, ...]:
     folder = Path(tempfile.mkdtemp(prefix="codec-demo-"))
     (folder / "sound.tok").write_bytes(coded.tok)
     (folder / "decoded.wav").write_bytes(sound.wav(decoded, coded.rate))
-    return (
-        coded,
-        json.dumps(sounds),
-        table,
+    downloads = [
+        gr.DownloadButton(value=str(folder / n), interactive=True) for n in ("sound.tok", "decoded.wav")
+    ]
+    yield coded, json.dumps(sounds), _table(facts), gr.skip(), *downloads, *(gr.skip(),) * 4
+    progress(0.7, desc="scoring and drawing")
+    if original is not None:
+        facts |= sound.scores(original, decoded, coded.rate)
+    yield (
+        gr.skip(),
+        gr.skip(),
+        _table(facts),
         sound.spectrograms(original, decoded, coded.rate),
-        gr.DownloadButton(value=str(folder / "sound.tok"), interactive=True),
-        gr.DownloadButton(value=str(folder / "decoded.wav"), interactive=True),
+        gr.skip(),
+        gr.skip(),
         sound.code_map(coded.codes, sizes),
         sound.usage(coded.codes, sizes),
         gr.CheckboxGroup(choices=books, value=books),
         gr.Slider(value=len(books)),
+    )
+
+
+def _table(facts: dict[str, str]) -> str:
+    return "| what | value |\n|---|---|\n" + "\n".join(
+        f"| {name} | {value} |" for name, value in facts.items()
     )
 
 
@@ -130,16 +154,15 @@ def encode(path: str | None, model: str, codebooks: int, progress: gr.Progress =
             "Record something, upload a sound file, or pick one of the clips first.", title="No sound"
         )
     progress(0.1, desc="encoding")
-    return show(sound.encode(path, model, int(codebooks)), progress)
+    yield from show(sound.encode(path, model, int(codebooks)), progress)
 
 
 @guarded
 def drop(path: str | None, model: str, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
     """Decode a token file."""
-    if path is None:
-        return (gr.skip(),) * 10
-    progress(0.1, desc="reading")
-    return show(sound.open_tok(path, model), progress)
+    if path is not None:
+        progress(0.1, desc="reading")
+        yield from show(sound.open_tok(path, model), progress)
 
 
 @guarded

@@ -103,6 +103,11 @@ def samples(url: str) -> tuple[int, np.ndarray]:
         return file.getframerate(), np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768
 
 
+def scored(browser: Any) -> None:
+    """The sound comes first; wait for the rest, for what is being made covers what lies below."""
+    wait(lambda: "STOI" in browser.find_element("id", "facts").text)
+
+
 def go(browser: Any) -> None:
     wait(lambda: browser.find_element("id", "go").is_enabled())
     browser.find_element("id", "go").click()
@@ -120,6 +125,7 @@ def test_a_visit(browser: Any) -> None:
     duration = "return document.querySelector('#player audio.b').duration"
     assert abs(wait(lambda: browser.execute_script(duration)) - len(audio) / rate) < 0.05
     assert "kbps" in browser.find_element("id", "facts").text
+    scored(browser)
 
     # play, and switch while it plays
     browser.find_element("css selector", "#player .play").click()
@@ -140,6 +146,7 @@ def test_a_visit(browser: Any) -> None:
     go(browser)
     second = wait(lambda: decoded(browser) not in ("", first) and decoded(browser))
     assert len(samples(second)[1]) == len(audio)
+    scored(browser)
 
     # the tokens come back as the same sound
     browser.find_element("id", "get-tok").click()
@@ -237,7 +244,7 @@ def test_ten_visitors_are_all_served(server: str, tiny_model: Path) -> None:
 
     with ThreadPoolExecutor(10) as pool:
         results = list(pool.map(visit, range(10)))
-    assert all('"b"' in str(result) for result in results)
+    assert all("kbps" in str(result) for result in results)
 
 
 def test_damage_hits_as_many_bits_as_asked(tiny_model: Path) -> None:
