@@ -258,3 +258,16 @@ def test_command_line(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatc
     done = CliRunner().invoke(app, ["eval", "original", "--data", str(empty), "--out", str(tmp_path / "p")])
     assert done.exit_code == 1
     assert "holds no sound file" in done.output
+
+
+def test_bench_speed(model: str) -> None:
+    command = ["bench", "speed", str(DATA / "speech.flac"), "--model", model, "--seconds", "1"]
+    done = CliRunner().invoke(app, [*command, "--threads", "1", "--batches", "1,2", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["machine"]["cores"] >= 1
+    settings = {(figure["what"], figure["setting"]) for figure in found["figures"]}
+    assert ("encode", "1 threads, batch 2") in settings
+    assert not any("streaming" in what for what, _ in settings)  # this model is not causal
+    assert all(figure["value"] > 0 for figure in found["figures"])
+    assert CliRunner().invoke(app, [*command, "--threads", "0"]).exit_code == 2

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from codec import __version__
-from codec.cli import demo, evaluate, info, stream, train, transcode, verify, weights
+from codec.cli import bench, demo, evaluate, info, stream, train, transcode, verify, weights
 from codec.errors import CodecError
 
 
@@ -82,6 +82,7 @@ app.command("export")(weights.export)
 app.command("import-weights")(weights.import_weights)
 app.command("demo")(demo.demo)
 app.command("eval")(evaluate.evaluate)
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

@@ -1,0 +1,156 @@
+"""Speed of a codec on this machine: real-time factors, streaming latency, start-up, memory, one training step."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codec import api, audio
+from codec.models.codec import Codec
+from codec.stream import StreamDecoder, StreamEncoder
+
+REPEATS = 3
+# the whole way of a user, in a fresh interpreter that tells what it took at most
+_START = """
+import io, resource, sys, time
+began = time.perf_counter()
+from codec import api
+codec = api.load(sys.argv[1])
+loaded = time.perf_counter() - began
+tokens, sound = io.BytesIO(), io.BytesIO()
+api.encode_file(sys.argv[2], tokens, codec)
+tokens.seek(0)
+api.decode_file(tokens, sound, codec, format="wav")
+print(loaded, time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+        what: was measured.
+        setting: threads, batch, codebooks.
+        value: the number, larger is better only where the unit is `x`.
+        unit: `x` (times faster than real time), `ms`, `s` or `MB`.
+    """
+
+    what: str
+    setting: str
+    value: float
+    unit: str
+
+
+def measure(
+    model: str,
+    clip: str,
+    *,
+    threads: Sequence[int] = (1, 2),
+    batches: Sequence[int] = (1, 4),
+    seconds: float = 5.0,
+) -> Iterator[Figure]:
+    """Measure one model, one setting after the other in this process; each figure is the best of three.
+
+    Args:
+        model: name or path.
+        clip: sound file that is coded; music or speech does not matter, its length does.
+        threads: numbers of threads to try.
+        batches: numbers of equal clips at once.
+        seconds: of the clip.
+
+    Raises:
+        CheckpointError: there is no such model.
+        AudioError: the clip cannot be read.
+    """
+    codec = api.load(model)
+    samples, rate = audio.read(clip)
+    signal = torch.from_numpy(audio.to_model(samples, rate, codec.sample_rate, codec.channels)[0])
+    wanted = round(seconds * codec.sample_rate)
+    signal = signal.repeat(1, 1, -(-wanted // signal.shape[-1]))[..., :wanted]
+    for number in threads:
+        with _threads(number), torch.inference_mode():
+            for batch in batches:
+                many = signal.expand(batch, -1, -1).contiguous()
+                setting = f"{number} threads, batch {batch}"
+                codes = codec.encode(many)
+                yield Figure("encode", setting, batch * seconds / _best(partial(codec.encode, many)), "x")
+                yield Figure("decode", setting, batch * seconds / _best(partial(codec.decode, codes)), "x")
+    if codec.causal:
+        with _threads(1), torch.inference_mode():
+            yield from _streaming(codec, signal)
+    with _threads(max(threads)):
+        yield _training_step(codec, signal)
+    path = os.fspath(api.find(model))
+    done = subprocess.run(
+        [sys.executable, "-c", _START, path, clip], capture_output=True, text=True, check=True
+    )
+    loaded, whole, memory = map(float, done.stdout.split())
+    yield Figure("start-up: import and load", "new process", loaded, "s")
+    yield Figure("start-up, encode and decode the clip", "new process", whole, "s")
+    yield Figure("peak memory of that", "new process", memory, "MB")
+
+
+def _streaming(codec: Codec, signal: Tensor) -> Iterator[Figure]:
+    """Wall time from the last sample of a frame to its tokens, and from tokens to samples."""
+    encoder, decoder = StreamEncoder(codec), StreamDecoder(codec)
+    encoding, decoding = [], []
+    for frame in signal[:1].split(codec.hop, dim=-1):
+        started = time.perf_counter()
+        codes = encoder.push(frame)
+        middle = time.perf_counter()
+        decoder.push(codes)
+        encoding.append(middle - started)
+        decoding.append(time.perf_counter() - middle)
+    for what, spent in (("encode", encoding), ("decode", decoding)):
+        for share in (50, 99):
+            # the first frames allocate
+            yield Figure(
+                f"streaming {what}, p{share}", "1 frame", 1000 * float(np.percentile(spent[5:], share)), "ms"
+            )
+
+
+def _training_step(codec: Codec, signal: Tensor) -> Figure:
+    """Forward and backward of one second, without discriminators and optimiser."""
+    codec.train()
+    crop = signal[..., : codec.sample_rate]
+
+    def step() -> None:
+        codec.zero_grad(set_to_none=True)
+        done = codec(crop)
+        ((done.audio - crop).abs().mean() + sum(done.losses.values())).backward()
+
+    try:
+        return Figure("training step of 1 s, forward and backward", "batch 1", _best(step), "s")
+    finally:
+        codec.eval()
+
+
+def _best(work: Callable[[], object]) -> float:
+    work()  # the first call allocates
+    spent = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - started)
+    return min(spent)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,50 @@
+"""`codec bench`: what this machine makes of a codec."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
+
+
+@app.callback()
+def _verbs() -> None:
+    pass
+
+
+@app.command("speed")
+def speed(
+    clip: Annotated[str, typer.Argument(help="Sound file to code.")],
+    model: Annotated[str, typer.Option(help="Model name or weights file.")] = "default",
+    threads: Annotated[str, typer.Option(help="Numbers of threads, separated by commas.")] = "1,2",
+    batches: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,4",
+    seconds: Annotated[float, typer.Option(min=1.0, help="Of the clip; a shorter one is repeated.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Real-time factors, streaming latency, start-up, memory and a training step of a codec."""
+    from dataclasses import asdict
+
+    from codec.bench.speed import measure
+    from codec.evaluate.run import machine
+
+    figures = measure(model, clip, threads=_numbers(threads), batches=_numbers(batches), seconds=seconds)
+    if as_json:
+        found = [asdict(figure) for figure in figures]
+        typer.echo(json.dumps({"machine": machine(), "model": model, "figures": found}, indent=2))
+        return
+    typer.echo("; ".join(f"{key} {value}" for key, value in machine().items()))
+    for figure in figures:
+        typer.echo(f"{figure.what:45} {figure.setting:20} {figure.value:9.2f} {figure.unit}")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [0]
+    if min(numbers) < 1:
+        raise typer.BadParameter(f"whole numbers separated by commas, not {text!r}")
+    return numbers
