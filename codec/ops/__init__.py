@@ -90,6 +90,10 @@ def _check(x: Tensor, codebooks: Tensor, beam: int) -> None:
 
 def _run(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
     """x ``(G, M, D)``, codebooks ``(G, K, V, D)`` -> ``(G, M, K)``."""
+    if x.device.type == "cpu":
+        from codec.ops import cpu  # not sooner: `python -m codec.ops.kernel` must find it unimported
+
+        return cpu.rvq_encode(x, codebooks, beam)
     return plain.rvq_encode(x, codebooks, beam)
 
 

@@ -1,0 +1,505 @@
+// Residual vector quantization on the CPU. reference.py says what the result is; this is how to get it quickly.
+//
+// A score is x.c - |c|^2 / 2 = (|x|^2 - |x - c|^2) / 2: the nearest code vector has the highest. Rows are lanes: a block
+// of rows is transposed once, and a tile of C code vectors is read as it lies in memory, each element broadcast to all
+// rows. Of a tile only the highest score counts; a row keeps its best tile and the score of its second best. The exact
+// distances of the C codes in the best tile give an exact score: where no other tile can reach it, all is settled.
+// For the few other rows a second scan settles every tile that can. Nothing of size rows * codes is ever stored.
+//
+// Scores are bounds from above, so that "can reach" is proven. u = 2^-24; |.| is the Euclidean norm.
+//   float32: computed <= exact + E and exact <= computed + E with E = (D + 6) u (|x||c| + |c|^2 / 2), for D fused
+//     additions and the rounded |c|^2 / 2, with the largest |c| of the book.
+//   bfloat16 products: with x = xh + xl and c = ch + cl the products lost are at most |xl||c| + |xh||cl|. One more pair of
+//     elements, (|xl|, |xh|) for the row and (|c|, |cl|) for the code, adds exactly that to the score.
+//   Both: (D + 64) 2^-54 (|x|^2 + |c|^2) for the float64 rounding of the exact distances, D 2^-125 for what underflows.
+//
+// Compile with -ffp-contract=off: the exact distance must not be fused. C interface, standard library only.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <thread>
+#include <vector>
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#else
+#include <immintrin.h>
+#endif
+
+namespace {
+
+// W floats in a vector; R vectors of rows times C code vectors are as many sums as the registers hold.
+#if defined(__AVX512F__)
+constexpr int W = 16, R = 4, C = 6;
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr int W = 8, R = 3, C = 4;
+#elif defined(__aarch64__)
+constexpr int W = 4, R = 4, C = 6;
+#else
+#error "made for AVX2 with FMA, AVX-512 and 64-bit Arm; elsewhere plain torch is quicker"
+#endif
+#if defined(__AVX512BF16__)
+constexpr bool HAS_BFLOAT16 = true;
+#else
+constexpr bool HAS_BFLOAT16 = false;
+#endif
+constexpr int BLOCK = 64 / (R * W) * R * W;  // rows that are scanned together, 48 or 64
+constexpr int64_t PART = 1 << 17;            // elements of a book that are prepared together
+constexpr int64_t ROWS = 1 << 19;            // elements of the rows that pass a stage together
+constexpr int MAX_BEAM = 16;
+constexpr int64_t FEW = 4;                   // up to so many rows are not worth transposing
+constexpr int64_t HALF_ROWS = 128;           // fewer rows, or narrower ones, gain nothing from bfloat16 products
+constexpr int64_t HALF_DIM = 32;
+constexpr double MIN_SHARED_WORK = 1 << 24;  // products below which one thread is quicker
+constexpr float INF = std::numeric_limits<float>::infinity();
+
+typedef float Vec __attribute__((vector_size(4 * W)));
+typedef int32_t VecInt __attribute__((vector_size(4 * W)));
+typedef float Float8 __attribute__((vector_size(32)));
+typedef uint32_t Bits8 __attribute__((vector_size(32)));
+typedef double Double8 __attribute__((vector_size(64)));
+
+template <class T>
+inline T load(const void* from) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+template <class T>
+inline void store(void* to, T value) {
+  std::memcpy(to, &value, sizeof value);
+}
+
+inline Float8 load8(const float* from, int64_t count) {  // filled up with zeros
+  if (count >= 8) return load<Float8>(from);
+  Float8 value = {};
+  std::memcpy(&value, from, 4 * count);
+  return value;
+}
+
+inline uint32_t bits(VecInt mask) {
+#if defined(__AVX512F__)
+  return _mm512_cmplt_epi32_mask((__m512i)mask, _mm512_setzero_si512());
+#elif defined(__aarch64__)
+  return (mask[0] & 1) | (mask[1] & 2) | (mask[2] & 4) | (mask[3] & 8);
+#else
+  return _mm256_movemask_ps((__m256)mask);
+#endif
+}
+
+inline double sum8(Double8 s) { return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7])); }
+
+double squared_distance(const float* x, const float* c, int64_t dim) {  // the order of reference.py
+  Double8 sum = {};
+  for (int64_t j = 0; j < dim; j += 8) {
+    const Double8 d = __builtin_convertvector(load8(x + j, dim - j), Double8) -
+                      __builtin_convertvector(load8(c + j, dim - j), Double8);
+    sum += d * d;
+  }
+  return sum8(sum);
+}
+
+double squared_norm(const float* x, int64_t dim) {
+  Double8 sum = {};
+  for (int64_t j = 0; j < dim; j += 8) {
+    const Double8 d = __builtin_convertvector(load8(x + j, dim - j), Double8);
+    sum += d * d;
+  }
+  return sum8(sum);
+}
+
+#if defined(__AVX512BF16__)
+// Rounds to bfloat16; returns the squared norm of the rounding errors. Writes up to a multiple of eight.
+double round_to_half(const float* x, int64_t dim, uint16_t* half) {
+  Double8 sum = {};
+  for (int64_t j = 0; j < dim; j += 8) {
+    const Float8 value = load8(x + j, dim - j);
+    const __m128i high = (__m128i)_mm256_cvtneps_pbh((__m256)value);
+    const Float8 widened = (Float8)_mm256_slli_epi32(_mm256_cvtepu16_epi32(high), 16);
+    store(half + j, high);
+    const Double8 low = __builtin_convertvector(value - widened, Double8);
+    sum += low * low;
+  }
+  return sum8(sum);
+}
+#else
+double round_to_half(const float*, int64_t, uint16_t*) { return 0; }  // never called
+#endif
+
+uint16_t half_above(double value) {  // the next bfloat16 that is not less; value >= 0
+  const float single = (float)value;
+  return (uint16_t)((load<uint32_t>(&single) >> 16) + 1);
+}
+
+// W rows of a matrix with `stride` become W columns: to[w * width + lane] = from[lane * stride + w] for w, lane < W.
+inline void transpose_square(const float* from, int64_t stride, float* to, int64_t width) {
+#if defined(__AVX512F__)
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  __m512 a[W], b[W];
+  for (int i = 0; i < W; ++i) a[i] = _mm512_loadu_ps(from + i * stride);
+  for (int turn = 0; turn < 2; ++turn) {  // four perfect shuffles
+    for (int i = 0; i < W; ++i) b[i] = _mm512_permutex2var_ps(a[i / 2], i % 2 ? high : low, a[i / 2 + W / 2]);
+    for (int i = 0; i < W; ++i) a[i] = _mm512_permutex2var_ps(b[i / 2], i % 2 ? high : low, b[i / 2 + W / 2]);
+  }
+  for (int i = 0; i < W; ++i) _mm512_storeu_ps(to + i * width, a[i]);
+#else
+  for (int w = 0; w < W; ++w)
+    for (int lane = 0; lane < W; ++lane) to[w * width + lane] = from[lane * stride + w];
+#endif
+}
+
+template <bool HALF>
+inline Vec multiply_add(Vec x, float c, Vec sum) {
+#if defined(__AVX512BF16__)
+  if constexpr (HALF) return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)_mm512_set1_ps(c));
+#endif
+#if defined(__AVX512F__)
+  return (Vec)_mm512_fmadd_ps((__m512)x, _mm512_set1_ps(c), (__m512)sum);
+#elif defined(__aarch64__)
+  return (Vec)vfmaq_n_f32((float32x4_t)sum, (float32x4_t)x, c);
+#else
+  return (Vec)_mm256_fmadd_ps((__m256)x, _mm256_set1_ps(c), (__m256)sum);
+#endif
+}
+
+// C code vectors that are scanned together; the last ones repeat where a book has no more.
+struct Tile {
+  const float* codes[C];
+  float half_norms[C];
+};
+
+// Scores of V * W rows, (words, V * W), against a tile; sink(vector of rows, highest score, all C scores).
+template <int V, bool HALF, class Sink>
+inline void scan(const float* rows, const Tile& tile, int64_t words, Sink&& sink) {
+  Vec sum[V][C];
+  for (int r = 0; r < V; ++r)
+    for (int i = 0; i < C; ++i) sum[r][i] = Vec{} - tile.half_norms[i];
+  for (int64_t w = 0; w < words; ++w) {
+    Vec x[V];
+    for (int r = 0; r < V; ++r) x[r] = load<Vec>(rows + (w * V + r) * W);
+    for (int i = 0; i < C; ++i)
+      for (int r = 0; r < V; ++r) sum[r][i] = multiply_add<HALF>(x[r], tile.codes[i][w], sum[r][i]);
+  }
+  for (int r = 0; r < V; ++r) {
+    Vec top = Vec{} - INF;  // a score that is no number is not larger than any
+    for (int i = 0; i < C; ++i) top = sum[r][i] > top ? sum[r][i] : top;
+    sink(r, top, sum[r]);
+  }
+}
+
+struct Problem {
+  const float* x;      // (rows, dim)
+  const float* books;  // (stages, size, dim)
+  int64_t* codes;      // (rows, stages)
+  int64_t rows, dim, stages, size;
+  int beam;
+};
+
+struct Path {
+  double error;
+  int64_t index;  // parent * size + code
+  bool operator<(const Path& other) const {
+    return error < other.error || (error == other.error && index < other.index);
+  }
+};
+
+// What one thread works with. Its memory depends on `dim` and `stages`, not on `rows` or `size`. A row has `live` paths
+// (one without a beam), which are lanes beside each other; `paths` lists the best of the present stage.
+class Worker {
+ public:
+  explicit Worker(const Problem& problem)
+      : p(problem), dim(problem.dim), chunk(std::max<int64_t>(1, PART / problem.dim / C) * C) {}
+
+  void run(int64_t begin, int64_t end) {
+    const int64_t step = std::clamp<int64_t>(ROWS / dim, BLOCK, 4096) / p.beam;
+    for (; begin < end; begin += step) encode(p.x + begin * dim, p.codes + begin * p.stages, std::min(step, end - begin));
+  }
+
+ private:
+  const Problem& p;
+  const int64_t dim, chunk;
+  const float* book = nullptr;
+  int64_t rows = 0, live = 1, keep = 1;
+  std::vector<float> residual, next_residual, staged, transposed, half_norms, best, second, least;
+  std::vector<int32_t> where, history, next_history;
+  std::vector<uint16_t> code_halves;
+  std::vector<double> squared, slack;  // |x|^2 and error bound of each lane
+  std::vector<Path> paths;
+  std::vector<int64_t> length;
+  std::vector<int> pending;
+  const float* prepared = nullptr;
+  double code_norm = 0;  // the largest of the finite ones
+
+  void encode(const float* x, int64_t* codes, int64_t count) {
+    rows = count, live = 1;
+    residual.assign(x, x + rows * dim);
+    history.assign(rows * p.stages, 0);
+    for (int64_t k = 0; k < p.stages; ++k) {
+      book = p.books + k * p.size * dim;
+      keep = std::min<int64_t>(p.beam, live * p.size);
+      paths.resize(rows * keep);
+      length.assign(rows, 0);
+      if (p.beam == 1 && rows <= FEW)
+        for (int64_t row = 0; row < rows; ++row) direct(row);
+      else if (HAS_BFLOAT16 && dim >= HALF_DIM && rows * live >= HALF_ROWS)
+        search<true>();
+      else
+        search<false>();
+      advance(k);
+    }
+    for (int64_t row = 0; row < rows; ++row)
+      std::copy_n(&history[row * live * p.stages], p.stages, codes + row * p.stages);
+  }
+
+  // Exact distances of the codes [first, last) to a lane, into the list of its row.
+  void settle(int64_t lane, int64_t first, int64_t last) {
+    const int64_t row = lane / live, offset = (lane - row * live) * p.size;
+    Path* const list = &paths[row * keep];
+    for (int64_t v = first; v < last; ++v) {
+      const double distance = squared_distance(&residual[lane * dim], book + v * dim, dim);
+      const Path path{distance == distance ? distance : INF, offset + v};
+      if (length[row] == keep && !(path < list[keep - 1])) continue;
+      int64_t at = length[row] < keep ? length[row]++ : keep - 1;
+      for (; at > 0 && path < list[at - 1]; --at) list[at] = list[at - 1];
+      list[at] = path;
+    }
+  }
+
+  // The few rows of a streaming frame: all distances in float32, whose rounding errors are relative, being sums of
+  // squares; then exactly those that can be the smallest.
+  void direct(int64_t row) {
+    const float* const x = &residual[row * dim];
+    const double factor = 1 + 2.1 * (dim + 6) * 0x1p-24;
+    double smallest = INF;
+    float distances[512];
+    for (int64_t first = 0; first < p.size; first += 512) {
+      const int64_t last = std::min<int64_t>(first + 512, p.size);
+      for (int64_t v = first; v < last; ++v) {
+        const float* const c = book + v * dim;
+        Float8 sum = {};
+        for (int64_t j = 0; j < dim; j += 8) {
+          const Float8 d = load8(x + j, dim - j) - load8(c + j, dim - j);
+          sum += d * d;
+        }
+        const float distance = ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+        distances[v - first] = distance;
+        if (distance < smallest) smallest = distance;
+      }
+      const double limit = smallest * factor + dim * 0x1p-125;
+      for (int64_t v = first; v < last; ++v)
+        if (!(distances[v - first] > limit)) settle(row, v, v + 1);
+    }
+  }
+
+  // The score that a code needs to enter the list of its row.
+  double needed(int64_t lane) const {
+    const int64_t row = lane / live;
+    const double score = (squared[lane] - paths[row * keep + keep - 1].error) / 2 - slack[lane];
+    return length[row] == keep && score == score ? score : -INF;
+  }
+
+  template <bool HALF>
+  void search() {
+    pending.resize(rows * live);
+    std::iota(pending.begin(), pending.end(), 0);
+    squared.resize(pending.size()), slack.assign(pending.size(), 0.0);
+    for (const int lane : pending) squared[lane] = squared_norm(&residual[lane * dim], dim);
+    prepared = nullptr;
+    code_norm = 0;
+    if (p.beam == 1) seed<HALF>();
+    collect<HALF>();
+  }
+
+  // First scan: the best tile of each row is settled; rows where another tile may hold the nearest code stay pending.
+  template <bool HALF>
+  void seed() {
+    const int64_t padded = pending.size() + W;
+    best.assign(padded, -INF), second.assign(padded, -INF), where.assign(padded, 0);
+    scan_all<HALF>([&](int64_t at, int64_t tile, Vec top, const Vec(&)[C]) {
+      const Vec old = load<Vec>(&best[at]), runner_up = load<Vec>(&second[at]);
+      const VecInt better = top > old, tiles = VecInt{} + (int32_t)tile;
+      store(&where[at], better ? tiles : load<VecInt>(&where[at]));
+      store(&best[at], better ? top : old);
+      const Vec lesser = better ? old : top;
+      store(&second[at], lesser > runner_up ? lesser : runner_up);
+    });
+    size_t left = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+      settle(row, where[row], std::min<int64_t>(where[row] + C, p.size));
+      slack[row] = bound<HALF>(squared[row]);
+      if (!(needed(row) > second[row])) pending[left++] = row;
+    }
+    pending.resize(left);
+  }
+
+  // Second scan: every tile that can hold one of the best paths is settled.
+  template <bool HALF>
+  void collect() {
+    if (pending.empty()) return;
+    least.assign(pending.size() + W, INF);
+    const auto raise = [&](int64_t at) {
+      const double score = needed(pending[at]);
+      least[at] = (float)(score - std::abs(score) * 0x1p-22);
+    };
+    const float* part = nullptr;
+    scan_all<HALF>([&](int64_t at, int64_t tile, Vec top, const Vec(&scores)[C]) {
+      if (part != prepared) {  // the bound depends on the codes that are scanned
+        part = prepared;
+        for (size_t i = 0; i < pending.size(); ++i) {
+          slack[pending[i]] = bound<HALF>(squared[pending[i]]);
+          raise(i);
+        }
+      }
+      for (uint32_t set = bits(top >= load<Vec>(&least[at])); set; set &= set - 1) {
+        const int in_vector = __builtin_ctz(set);
+        const int64_t i = at + in_vector, lane = pending[i];
+        for (int c = 0; c < C && tile + c < p.size; ++c)
+          if (!(scores[c][in_vector] < least[i])) settle(lane, tile + c, tile + c + 1);
+        if (live == 1) raise(i);
+        else for (int64_t l = lane / live * live; l < (lane / live + 1) * live; ++l) raise(l);
+      }
+    });
+  }
+
+  // Calls sink(position in `pending`, first code of the tile, highest scores, all scores) for every vector of lanes and
+  // every tile.
+  template <bool HALF, class Sink>
+  void scan_all(Sink&& sink) {
+    const int64_t count = pending.size(), words = HALF ? (dim + 1) / 2 + 1 : dim;
+    for (int64_t first = 0; first < p.size; first += chunk) {
+      const int64_t size = std::min(chunk, p.size - first);
+      prepare<HALF>(book + first * dim, size, words);
+      const float* codes = HALF ? (const float*)code_halves.data() : prepared;
+      for (int64_t at = 0; at < count; at += BLOCK) {
+        const int vectors = (std::min<int64_t>(BLOCK, count - at) + W - 1) / W;
+        const float* const rows = transpose<HALF>(at, vectors, words);
+        for (int64_t v = 0; v < size; v += C) {
+          Tile tile;
+          for (int i = 0; i < C; ++i) {
+            const int64_t code = std::min(v + i, size - 1);
+            tile.codes[i] = codes + code * words, tile.half_norms[i] = half_norms[code];
+          }
+          for (int group = 0; group < vectors; group += R) {
+            const float* const part = rows + group * W * words;
+            const auto put = [&](int r, Vec top, const Vec(&scores)[C]) {
+              sink(at + (group + r) * W, first + v, top, scores);
+            };
+            const int rest = vectors - group;
+            if (rest >= R) scan<R, HALF>(part, tile, words, put);
+            else if (rest == 1) scan<1, HALF>(part, tile, words, put);
+            else if (rest == 2) scan<2, HALF>(part, tile, words, put);
+            else scan<3, HALF>(part, tile, words, put);
+          }
+        }
+      }
+    }
+  }
+
+  template <bool HALF>
+  void prepare(const float* codes, int64_t count, int64_t words) {
+    if (prepared == codes) return;
+    prepared = codes;
+    half_norms.resize(count);
+    if (HALF) code_halves.resize(2 * count * words + 8);
+    for (int64_t v = 0; v < count; ++v) {
+      const double square = squared_norm(codes + v * dim, dim), norm = std::sqrt(square);
+      const bool finite = std::isfinite(square);
+      half_norms[v] = finite ? (float)(square / 2) : INF;  // an infinite one has no score
+      if (finite) code_norm = std::max(code_norm, norm);
+      if (HALF) {
+        uint16_t* const halves = &code_halves[2 * v * words];
+        const double error = std::sqrt(round_to_half(codes + v * dim, dim, halves));
+        halves[2 * words - 2] = half_above(norm), halves[2 * words - 1] = half_above(error);
+      }
+    }
+  }
+
+  // The lanes pending[at ...) as (vectors / R, words, R * W); the last group is narrower where vectors end.
+  template <bool HALF>
+  const float* transpose(int64_t at, int vectors, int64_t words) {
+    const int64_t stride = (words + W) / W * W;  // room for what is written in whole vectors
+    staged.resize(BLOCK * stride), transposed.resize(BLOCK * stride);
+    for (int lane = 0; lane < vectors * W; ++lane) {
+      float* const to = &staged[lane * stride];
+      if (at + lane >= (int64_t)pending.size()) {
+        std::fill_n(to, words, 0.0f);
+        continue;
+      }
+      const int source = pending[at + lane];
+      if (HALF) {
+        uint16_t* const halves = (uint16_t*)to;
+        const double error = std::sqrt(round_to_half(&residual[source * dim], dim, halves));
+        halves[2 * words - 2] = half_above(error);
+        halves[2 * words - 1] = half_above(std::sqrt(squared[source]) + error);
+      } else {
+        std::copy_n(&residual[source * dim], dim, to);
+      }
+    }
+    for (int vector = 0; vector < vectors; ++vector) {  // what is written past a group, the next one overwrites
+      const int group = vector / R * R, width = std::min(R, vectors - group) * W;
+      float* const to = &transposed[group * W * words + (vector - group) * W];
+      for (int64_t w = 0; w < words; w += W)
+        transpose_square(&staged[vector * W * stride + w], stride, to + w * width, width);
+    }
+    return transposed.data();
+  }
+
+  // The best paths become the rows' paths, with their residuals.
+  void advance(int64_t stage) {
+    const int64_t lanes = rows * keep;
+    if (p.beam > 1) next_residual.resize(lanes * dim), next_history.resize(lanes * p.stages);
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const int64_t parent = lane / keep * live + paths[lane].index / p.size, code = paths[lane].index % p.size;
+      const float *from = &residual[parent * dim], *c = book + code * dim;
+      float* const to = p.beam > 1 ? &next_residual[lane * dim] : &residual[lane * dim];
+      for (int64_t j = 0; j < dim; ++j) to[j] = from[j] - c[j];
+      if (p.beam > 1) std::copy_n(&history[parent * p.stages], stage, &next_history[lane * p.stages]);
+      (p.beam > 1 ? next_history : history)[lane * p.stages + stage] = (int32_t)code;
+    }
+    if (p.beam > 1) residual.swap(next_residual), history.swap(next_history);
+    live = keep;
+  }
+
+  // The bound on the error of a score; infinite where an intermediate result may leave the range of float32.
+  template <bool HALF>
+  double bound(double row_squared) const {
+    const double wider = HALF ? 1.04 : 1;  // the norms of the rounded vectors, and the pair that was added
+    const double terms = std::sqrt(row_squared) * code_norm * wider + code_norm * code_norm / 2;
+    const double total = (dim + 6) * 0x1.02p-24 * terms +
+                         (dim + 64) * 0x1p-54 * (row_squared + code_norm * code_norm) + dim * 0x1p-125;
+    return total < 1e30 ? total : INF;
+  }
+};
+
+}  // namespace
+
+// x (rows, dim), books (stages, size, dim), codes (rows, stages), all contiguous. Returns 0, or 1 when memory is short.
+extern "C" int codec_rvq_encode(const float* x, const float* books, int64_t* codes, int64_t rows, int64_t dim,
+                                int64_t stages, int64_t size, int beam, int threads) {
+  const Problem problem{x, books, codes, rows, dim, stages, size, beam};
+  const double work = (double)rows * dim * stages * size * beam;
+  const int64_t blocks = (rows + BLOCK - 1) / BLOCK;
+  const int workers = work < MIN_SHARED_WORK ? 1 : std::min<int64_t>(threads, blocks);
+  std::atomic<int> failed{0};
+  const auto part = [&](int i) {
+    try {
+      Worker(problem).run(blocks * i / workers * BLOCK, std::min(rows, blocks * (i + 1) / workers * BLOCK));
+    } catch (const std::exception&) {
+      failed = 1;
+    }
+  };
+  std::vector<std::thread> others;
+  try {
+    for (int i = 1; i < workers; ++i) others.emplace_back(part, i);
+  } catch (const std::exception&) {
+    failed = 1;  // no more threads
+  }
+  part(0);
+  for (std::thread& other : others) other.join();
+  return failed;
+}

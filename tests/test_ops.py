@@ -1,0 +1,226 @@
+"""The operator: its compiled search against the specification, its contract with torch, and bad input."""
+
+import ctypes
+
+import pytest
+import torch
+from torch import Tensor
+
+from codec import ops
+from codec.ops import cpu, kernel, plain, reference
+
+
+@pytest.fixture(scope="module")
+def library() -> ctypes.CDLL:
+    try:
+        return kernel._load_cpu(kernel.build(kernel.cpu_recipe()))
+    except kernel.BuildError as error:
+        pytest.skip(f"no C++ compiler: {error}")
+
+
+def compiled(library: ctypes.CDLL, x: Tensor, books: Tensor, beam: int = 1, threads: int = 1) -> Tensor:
+    codes = torch.full((len(x), len(books)), -1)
+    pointers = x.data_ptr(), books.data_ptr(), codes.data_ptr()
+    sizes = len(x), x.shape[1], len(books), books.shape[1]
+    assert library.codec_rvq_encode(*pointers, *sizes, beam, threads) == 0
+    return codes
+
+
+def draw(kind: str, rows: int, dim: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, dim, generator=generator)
+    books = torch.randn(3, size, dim, generator=generator) * 0.7
+    if kind == "grid":  # exact ties everywhere
+        return x.round(), books.round()
+    if kind == "duplicates":
+        books[0, size // 2] = books[0, 0]
+        books[1] = 0
+        x[0] = 0
+        return x, books
+    if kind == "oddities":
+        books[0, size // 2] = torch.inf
+        books[1, 0, 0] = torch.nan
+        x[rows // 2, 0], x[rows // 3, -1] = torch.nan, -torch.inf
+        return x, books
+    if kind == "close":  # what bfloat16 cannot tell apart, and float32 hardly
+        books[0] = books[0, :1] + books[0] * 2.0**-14
+        return x, books
+    scale = {"normal": 1, "huge": 1e25, "tiny": 1e-30}[kind]
+    return x * scale, books * scale
+
+
+@pytest.mark.parametrize("kind", ["normal", "grid", "duplicates", "oddities", "close", "huge", "tiny"])
+@pytest.mark.parametrize("beam", [1, 3, 16])
+def test_compiled_codes_equal_the_specification(library: ctypes.CDLL, kind: str, beam: int) -> None:
+    # few rows, an incomplete vector, whole blocks and the bfloat16 path; tiles and parts of a book that do not fill up
+    shapes = [(1, 8, 64), (5, 33, 7), (17, 64, 1), (70, 3, 6), (150, 40, 20), (20, 300, 70)]
+    for seed, (rows, dim, size) in enumerate(shapes):
+        x, books = draw(kind, rows, dim, size, seed)
+        expected = reference.rvq_encode(x[None], books[None], beam)[0]
+        assert torch.equal(compiled(library, x, books, beam, threads=1 + seed % 2), expected), (
+            rows,
+            dim,
+            size,
+        )
+
+
+def test_compiled_codes_do_not_depend_on_the_batch(library: ctypes.CDLL) -> None:
+    x, books = draw("normal", 400, 64, 200, 0)
+    whole = compiled(library, x, books)
+    for rows in (1, 3, 40, 129):
+        parts = [compiled(library, part.contiguous(), books) for part in x.split(rows)]
+        assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(plain.rvq_encode(x[None], books[None])[0], whole)
+
+
+def test_chosen_distance_is_the_smallest_in_float64(library: ctypes.CDLL) -> None:
+    x, books = draw("normal", 2000, 16, 256, 0)
+    codes = compiled(library, x, books)
+    residual = x
+    for k, book in enumerate(books):
+        distance = (residual.double()[:, None] - book.double()).square().sum(-1)
+        chosen = distance.gather(1, codes[:, k : k + 1])[:, 0]
+        assert bool((chosen <= distance.amin(1) * (1 + 2**-40)).all())
+        residual = residual - book[codes[:, k]]
+
+
+def test_beam_finds_what_greedy_misses() -> None:
+    x, books = draw("normal", 300, 8, 4, 0)
+
+    def error(codes: Tensor) -> float:
+        return float((x - sum(book[codes[:, k]] for k, book in enumerate(books))).square().sum())
+
+    errors = [error(ops.rvq_encode(x, books, beam=beam)) for beam in (1, 2, 4, 16)]
+    assert errors == sorted(errors, reverse=True)
+    # sixteen sequences are all there are before the last of three stages of four codes: the search is exhaustive
+    every = x[:, None, None, None] - (books[0][:, None, None] + books[1][:, None] + books[2])
+    assert errors[-1] == pytest.approx(float(every.square().sum(-1).flatten(1).amin(1).sum()))
+    assert errors[-1] < 0.95 * errors[0]
+
+
+def test_opcheck() -> None:
+    x, books = torch.randn(2, 9, 8), torch.randn(2, 3, 20, 8)
+    torch.library.opcheck(torch.ops.codec.rvq_encode.default, (x, books, 2))
+    torch.library.opcheck(torch.ops.codec.rvq_encode_train.default, (x.requires_grad_(), books))
+
+
+def test_compile_traces_through_the_operators() -> None:
+    x, books = torch.randn(10, 8), torch.randn(3, 20, 8)
+
+    @torch.compile(fullgraph=True, backend="aot_eager", dynamic=True)
+    def encode(x: Tensor, books: Tensor) -> tuple[Tensor, Tensor]:
+        trained = ops.rvq_encode_train(x * 2, books)
+        return ops.rvq_encode(x * 2, books) + 1, trained.quantized
+
+    for rows in (10, 4):
+        codes, quantized = encode(x[:rows], books)
+        assert torch.equal(codes, ops.rvq_encode(x[:rows] * 2, books) + 1)
+        assert torch.equal(quantized, ops.rvq_encode_train(x[:rows] * 2, books).quantized)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_types_and_layouts_are_the_float32_values(dtype: torch.dtype) -> None:
+    x, books = torch.randn(8, 30).to(dtype), torch.randn(3, 8, 20).to(dtype)
+    codes = ops.rvq_encode(x.t(), books.transpose(1, 2))
+    assert torch.equal(
+        codes, reference.rvq_encode(x.t().float()[None], books.transpose(1, 2).float()[None])[0]
+    )
+    shared = books.transpose(1, 2)[:1].expand(4, -1, -1)  # one book for all stages, without a copy
+    assert torch.equal(ops.rvq_encode(x.t(), shared), ops.rvq_encode(x.t(), shared.contiguous()))
+
+
+def test_groups_are_independent() -> None:
+    x, books = torch.randn(3, 40, 8), torch.randn(3, 2, 20, 8)
+    codes = ops.rvq_encode(x, books, beam=2)
+    assert torch.equal(codes, torch.stack([ops.rvq_encode(x[g], books[g], beam=2) for g in range(3)]))
+
+
+def test_empty_input() -> None:
+    books = torch.randn(3, 20, 8)
+    assert ops.rvq_encode(torch.zeros(0, 8), books).shape == (0, 3)
+    assert ops.rvq_encode(torch.zeros(5, 8), books[:0]).shape == (5, 0)
+    trained = ops.rvq_encode_train(torch.zeros(0, 8), books)
+    assert trained.counts.sum() == 0
+    assert trained.sums.shape == (3, 20, 8)
+
+
+def test_training_variant() -> None:
+    x, books = torch.randn(50, 8, requires_grad=True), torch.randn(3, 20, 8)
+    trained = ops.rvq_encode_train(x, books)
+    assert torch.equal(trained.codes, ops.rvq_encode(x, books))
+    assert torch.allclose(trained.quantized, sum(book[trained.codes[:, k]] for k, book in enumerate(books)))
+    for k in range(3):
+        assert torch.equal(trained.counts[k], torch.bincount(trained.codes[:, k], minlength=20).float())
+    means = trained.sums / trained.counts.clamp(min=1)[..., None]
+    first = trained.codes[0, 0]
+    assert torch.allclose(means[0, first], x[trained.codes[:, 0] == first].mean(0), atol=1e-6)
+    weight = torch.randn(50, 8)
+    (trained.quantized * weight).sum().backward()
+    assert torch.equal(x.grad, weight)  # straight through
+
+
+@pytest.mark.parametrize(
+    ("x", "books", "beam", "message"),
+    [
+        ((5, 8), (3, 20, 9), 1, "width 8 but the code vectors have width 9"),
+        ((5, 8), (20, 8), 1, "must be"),
+        ((2, 5, 8), (3, 3, 20, 8), 1, "2 groups but there are books for 3"),
+        ((5, 8), (3, 0, 8), 1, "1 to 65,536 codes"),
+        ((5, 8), (1, 65_537, 8), 1, "1 to 65,536 codes"),
+        ((5, 8), (3, 20, 8), 0, "beam must be 1 to 16"),
+        ((5, 8), (3, 20, 8), 17, "beam must be 1 to 16"),
+    ],
+)
+def test_bad_shapes(x: tuple[int, ...], books: tuple[int, ...], beam: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ops.rvq_encode(torch.zeros(x), torch.zeros(books), beam=beam)
+
+
+def test_bad_devices_and_types() -> None:
+    with pytest.raises(ValueError, match="on meta"):
+        ops.rvq_encode(torch.zeros(5, 8), torch.zeros(3, 20, 8, device="meta"))
+    with pytest.raises(ValueError, match="floating point"):
+        ops.rvq_encode(torch.zeros(5, 8, dtype=torch.int64), torch.zeros(3, 20, 8))
+
+
+def test_environment_decides(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, books = torch.randn(1, 40, 8), torch.randn(1, 2, 20, 8)
+    expected = reference.rvq_encode(x, books)
+    answers = {}
+    for value in ("0", "require", ""):
+        monkeypatch.setenv("CODEC_CPU", value)
+        kernel.cpu_library.cache_clear()
+        answers[value] = kernel.describe()["cpu"]
+        assert torch.equal(cpu.rvq_encode(x, books, 1), expected)
+    assert "CODEC_CPU=0" in answers["0"]
+    assert "compiled" in answers["require"]
+    assert "compiled" in answers[""]  # it is in the cache now
+    monkeypatch.setenv("CODEC_CPU", "yes")
+    with pytest.raises(ValueError, match="CODEC_CPU"):
+        kernel.describe()
+    kernel.cpu_library.cache_clear()
+
+
+def test_a_failing_compiler_is_an_error_only_where_it_is_required(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    monkeypatch.setenv("CODEC_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.delenv("CODEC_CPU", raising=False)
+    kernel.cpu_library.cache_clear()
+    with pytest.warns(UserWarning, match="no compiler found"):
+        assert not kernel.prepare()
+    assert torch.equal(
+        ops.rvq_encode(torch.ones(4, 2), torch.eye(2)[None]), torch.zeros(4, 1, dtype=torch.int64)
+    )
+    monkeypatch.setenv("CODEC_CPU", "require")
+    kernel.cpu_library.cache_clear()
+    with pytest.raises(kernel.BuildError, match="CODEC_CPU=require"):
+        ops.rvq_encode(torch.ones(4, 2), torch.eye(2)[None])
+    kernel.cpu_library.cache_clear()
+
+
+def test_build_command_says_what_is_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert kernel.main([]) == 0
+    assert capsys.readouterr().out.startswith("cpu: ")
