@@ -92,6 +92,7 @@ class ChunkCoder:
         self.compress = entropy and self.entropy.usable
         self.bits = code_bits(self.sizes)
         self.limits = np.array(self.sizes, np.int64)[:, None]
+        self.saved_bytes = 0
         # what both the limit on symbols and the limit on a record's body allow
         self.most_frames = min(MAX_SYMBOLS // len(self.sizes), (MAX_BODY - 32) * 8 // sum(self.bits))
 
@@ -109,7 +110,9 @@ class ChunkCoder:
         span = put_varint(first) + put_varint(codes.shape[1])
         if self.compress:
             payload = self.entropy.encode(codes)
-            if len(payload) < packed_size(self.bits, codes.shape[1]):
+            saved = packed_size(self.bits, codes.shape[1]) - len(payload)
+            if saved > 0:
+                self.saved_bytes += saved
                 return put_record(ENTROPY, span + payload)
         return put_record(RAW, span + pack(codes, self.bits))
 

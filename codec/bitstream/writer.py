@@ -89,6 +89,11 @@ class TokWriter:
         self._closed = False
         self._put(header.to_bytes())
 
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes that entropy coding saved so far."""
+        return self._coder.saved_bytes
+
     def write(self, codes: npt.NDArray[np.integer]) -> None:
         """Adds codes (K, t), t >= 0; what fills no chunk waits for more.
 
