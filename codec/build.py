@@ -20,6 +20,10 @@ PARTS: dict[str, str] = {
     "fourier_decoder": "codec.models.fourier:FourierDecoder",
     "seanet_encoder": "codec.models.convnet_seanet:SEANetEncoder",
     "seanet_decoder": "codec.models.convnet_seanet:SEANetDecoder",
+    "dac_encoder": "codec.models.convnet_dac:DACEncoder",
+    "dac_decoder": "codec.models.convnet_dac:DACDecoder",
+    "mimi_encoder": "codec.models.convnet_mimi:MimiEncoder",
+    "mimi_decoder": "codec.models.convnet_mimi:MimiDecoder",
     "hificodec_encoder": "codec.models.convnet_hificodec:HiFiCodecEncoder",
     "hificodec_decoder": "codec.models.convnet_hificodec:HiFiCodecDecoder",
     # quantizers

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from codec.errors import CodecError
+from codec.nn.activations import ELU, Snake, gelu
 from codec.nn.blocks import FrameGroupNorm, MultiReceptiveField, Residual, conv1d, conv_transpose1d
 from codec.nn.conv import CausalConv1d, CausalConvTranspose1d, StreamSequential, weight_norm
 from codec.nn.functional import convolve
@@ -86,6 +87,28 @@ def test_a_row_of_a_linear_map_does_not_depend_on_rows_or_threads(inside, outsid
             torch.set_num_threads(number)
             for rows in (1, 2, 3, 7, 16, 33, 250):
                 assert torch.equal(layer(x[1, 5 : 5 + rows]), whole[1, 5 : 5 + rows])
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(ELU(), nn.functional.elu), (gelu, nn.functional.gelu), (Snake(40), lambda x: x + x.sin().square())],
+)
+@torch.no_grad()
+def test_an_activation_does_not_depend_on_place_or_threads(ours, theirs):
+    x = 3 * torch.randn(2, 40, 3333)
+    whole = ours(x)
+    torch.testing.assert_close(whole, theirs(x), rtol=1e-5, atol=1e-5)
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            for first, last in ((0, 3333), (5, 6), (7, 40), (100, 2311)):
+                part = x[1:, :, first:last]
+                assert torch.equal(ours(part.clone()), whole[1:, :, first:last])
+                turned = part.transpose(1, 2).contiguous().transpose(1, 2)
+                assert torch.equal(ours(turned), whole[1:, :, first:last])
     finally:
         torch.set_num_threads(threads)
 
@@ -188,7 +211,7 @@ def test_a_network_that_looks_ahead_streams_exactly_with_a_lag():
         conv1d(1, 8, 7, causal=False),
         conv1d(8, 16, 4, stride=2, causal=False),
         MultiReceptiveField(branch(k, d) for k, d in ((3, 1), (7, 3))),
-        Residual([nn.ELU(), conv1d(16, 16, 3, causal=False)], conv1d(16, 16, 1, causal=False)),
+        Residual([ELU(), conv1d(16, 16, 3, causal=False)], conv1d(16, 16, 1, causal=False)),
         conv_transpose1d(16, 4, 6, stride=3, causal=False),
     )
     x = torch.randn(2, 1, 400)
@@ -205,7 +228,7 @@ def test_norms_over_the_signal_are_measured_in_blocks():
     net = StreamSequential(
         conv1d(1, 16, 7, causal=False),
         TimeGroupNorm(2, 16),
-        nn.ELU(),
+        ELU(),
         conv1d(16, 32, 4, stride=2, causal=False),
         TimeGroupNorm(4, 32),
     )
@@ -232,7 +255,7 @@ def test_receptive_field_is_what_gradients_show(causal):
     down = StreamSequential(
         conv1d(1, 2, 7, causal=causal),
         MultiReceptiveField(
-            [Residual([nn.ELU(), conv1d(2, 2, k, dilation=d, causal=causal)]) for k, d in ((3, 5), (5, 1))]
+            [Residual([ELU(), conv1d(2, 2, k, dilation=d, causal=causal)]) for k, d in ((3, 5), (5, 1))]
         ),
         conv1d(2, 2, 8, stride=4, causal=causal),
         conv1d(2, 2, 5, stride=3, causal=causal),
@@ -280,7 +303,7 @@ def test_a_network_of_causal_blocks_streams_exactly():
         MultiReceptiveField(
             (branch(k, d) for k, d in ((3, 1), (7, 3))), (FrameGroupNorm(2, 16) for _ in range(2))
         ),
-        Residual([nn.ELU(), conv1d(16, 16, 3, causal=True)], conv1d(16, 16, 1, causal=True)),
+        Residual([ELU(), conv1d(16, 16, 3, causal=True)], conv1d(16, 16, 1, causal=True)),
         conv_transpose1d(16, 4, 6, stride=3, causal=True),
     )
     x = torch.randn(2, 1, 400)
@@ -314,7 +337,7 @@ def test_frame_group_norm_is_group_norm_of_one_frame():
 
 
 def test_weight_norm_keeps_initial_weights():
-    net = StreamSequential(conv1d(2, 3, 5, causal=True), nn.ELU(), conv_transpose1d(3, 2, 4, causal=False))
+    net = StreamSequential(conv1d(2, 3, 5, causal=True), ELU(), conv_transpose1d(3, 2, 4, causal=False))
     before = [net[0].weight.detach().clone(), net[2].weight.detach().clone()]
     weight_norm(net)
     assert "0.parametrizations.weight.original0" in net.state_dict()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from codec.errors import ConfigError
+from codec.nn.activations import ELU
 from codec.nn.blocks import Residual, conv1d, conv_transpose1d
 from codec.nn.conv import StreamSequential, weight_norm
 from codec.nn.lstm import LSTM
@@ -67,11 +68,11 @@ class SEANetEncoder(nn.Module):
         layers: list[nn.Module] = [make.conv(channels, width, 7)]
         for ratio in reversed(ratios):
             layers += [make.unit(width, index) for index in range(residual_layers)]
-            layers += [nn.ELU(), make.conv(width, width * 2, ratio * 2, stride=ratio)]
+            layers += [ELU(), make.conv(width, width * 2, ratio * 2, stride=ratio)]
             width *= 2
         if lstm:
             layers.append(LSTM(width, lstm))
-        layers += [nn.ELU(), make.conv(width, dim, last_kernel)]
+        layers += [ELU(), make.conv(width, dim, last_kernel)]
         self.body = make.finish(layers)
 
     def forward(self, audio: Tensor, state: StreamState | None = None) -> Tensor:
@@ -136,10 +137,10 @@ class SEANetDecoder(nn.Module):
         if lstm:
             layers.append(LSTM(width, lstm))
         for ratio in ratios:
-            layers += [nn.ELU(), make.conv_transpose(width, width // 2, ratio * 2, stride=ratio)]
+            layers += [ELU(), make.conv_transpose(width, width // 2, ratio * 2, stride=ratio)]
             width //= 2
             layers += [make.unit(width, index) for index in range(residual_layers)]
-        layers += [nn.ELU(), make.conv(width, channels, last_kernel)]
+        layers += [ELU(), make.conv(width, channels, last_kernel)]
         self.body = make.finish(layers)
 
     def forward(self, z: Tensor, state: StreamState | None = None) -> Tensor:
@@ -202,9 +203,9 @@ class _Maker:
     def unit(self, width: int, index: int) -> nn.Module:
         inside = width // self.compress
         body = [
-            nn.ELU(),
+            ELU(),
             self.conv(width, inside, self.kernel, dilation=self.dilation_base**index),
-            nn.ELU(),
+            ELU(),
             self.conv(inside, width, 1),
         ]
         return Residual(body, None if self.true_skip else self.conv(width, width, 1))

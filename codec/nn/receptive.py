@@ -8,6 +8,7 @@ from functools import singledispatch
 
 from torch import nn
 
+from codec.nn.activations import ELU, Snake
 from codec.nn.blocks import FrameGroupNorm, MultiReceptiveField, Residual
 from codec.nn.conv import CausalConv1d, CausalConvTranspose1d
 from codec.nn.lstm import LSTM
@@ -64,7 +65,7 @@ def _pointwise(module: nn.Module, span: Span) -> Span:
     return span
 
 
-for _kind in (nn.Identity, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Tanh, nn.LayerNorm, FrameGroupNorm):
+for _kind in (nn.Identity, nn.LeakyReLU, nn.ELU, nn.Tanh, ELU, nn.LayerNorm, FrameGroupNorm, Snake):
     needs.register(_kind, _pointwise)
 
 

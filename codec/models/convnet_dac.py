@@ -1,0 +1,125 @@
+"""The encoder and decoder of the Descript audio codec (Kumar et al., arXiv 2306.06546)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from codec.nn.activations import Snake
+from codec.nn.blocks import Residual, conv1d, conv_transpose1d
+from codec.nn.conv import StreamSequential, weight_norm
+from codec.nn.receptive import Span, needs
+from codec.nn.state import StreamState
+
+
+class DACEncoder(nn.Module):
+    """Waveform to latent: dilated residual units with Snake, and strided convolutions that double the channels.
+
+    Args:
+        dim: latent width D.
+        rates: strides in the decoder's order (the encoder applies them in reverse); hop is their product.
+        width: channels of the first convolution.
+        dilations: of the residual units before every stride.
+        channels: audio channels.
+        causal: look back only.
+    """
+
+    def __init__(
+        self,
+        dim: int = 1024,
+        *,
+        rates: Sequence[int] = (8, 8, 4, 2),
+        width: int = 64,
+        dilations: Sequence[int] = (1, 3, 9),
+        channels: int = 1,
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.hop = math.prod(rates)
+        self.causal = causal
+        layers: list[nn.Module] = [conv1d(channels, width, 7, causal=causal)]
+        for rate in reversed(rates):
+            layers += [_unit(width, dilation, causal) for dilation in dilations]
+            layers += [Snake(width), conv1d(width, width * 2, 2 * rate, stride=rate, causal=causal)]
+            width *= 2
+        layers += [Snake(width), conv1d(width, dim, 3, causal=causal)]
+        self.body = _finish(layers)
+
+    def forward(self, audio: Tensor, state: StreamState | None = None) -> Tensor:
+        """`(B, C, N)`, N a multiple of the hop, to `(B, D, N / hop)`."""
+        return self.body(audio, state)
+
+    def needs(self, first: float, last: float) -> Span:
+        """The samples that frames `first` to `last` depend on."""
+        return needs(self.body, (first, last))
+
+
+class DACDecoder(nn.Module):
+    """Latent to waveform: transposed convolutions that halve the channels, each followed by residual units.
+
+    Args:
+        dim: latent width D.
+        rates: strides; hop is their product.
+        width: channels of the first convolution.
+        dilations: of the residual units after every stride.
+        channels: audio channels.
+        causal: look back only.
+    """
+
+    delay = 0
+
+    def __init__(
+        self,
+        dim: int = 1024,
+        *,
+        rates: Sequence[int] = (8, 8, 4, 2),
+        width: int = 1536,
+        dilations: Sequence[int] = (1, 3, 9),
+        channels: int = 1,
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.hop = math.prod(rates)
+        self.causal = causal
+        layers: list[nn.Module] = [conv1d(dim, width, 7, causal=causal)]
+        for rate in rates:
+            layers += [
+                Snake(width),
+                conv_transpose1d(width, width // 2, 2 * rate, stride=rate, causal=causal),
+            ]
+            width //= 2
+            layers += [_unit(width, dilation, causal) for dilation in dilations]
+        layers += [Snake(width), conv1d(width, channels, 7, causal=causal), nn.Tanh()]
+        self.body = _finish(layers)
+
+    def forward(self, z: Tensor, state: StreamState | None = None) -> Tensor:
+        """`(B, D, T)` to `(B, C, T * hop)`, within [-1, 1]."""
+        return self.body(z, state)
+
+    def needs(self, first: float, last: float) -> Span:
+        """The frames that samples `first` to `last` depend on."""
+        return needs(self.body, (first, last))
+
+
+def _unit(width: int, dilation: int, causal: bool) -> Residual:
+    return Residual(
+        [
+            Snake(width),
+            conv1d(width, width, 7, dilation=dilation, causal=causal),
+            Snake(width),
+            conv1d(width, width, 1, causal=causal),
+        ]
+    )
+
+
+def _finish(layers: list[nn.Module]) -> StreamSequential:
+    body = StreamSequential(*layers)
+    for layer in body.modules():
+        if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    weight_norm(body)
+    return body

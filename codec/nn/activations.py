@@ -1,0 +1,51 @@
+"""Activations whose every value is the same bits wherever it stands in a tensor.
+
+The framework computes `elu`, `gelu`, `silu` and `sigmoid` of the last few numbers of a tensor (and of every thread's
+share) by another formula than the rest; `exp`, `expm1`, `erf`, `sin` and `tanh` are the same everywhere (measured).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codec.nn.linear import exact
+
+
+class ELU(nn.Module):
+    """`x` where it is positive, else `exp(x) - 1` (Clevert et al., arXiv 1511.07289)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, kept."""
+        if not exact(x):
+            return F.elu(x)
+        y = x.clamp_max(0).expm1_()
+        return torch.maximum(x, y, out=y)
+
+
+class Snake(nn.Module):
+    """`x + sin(a x)^2 / a` with a learned `a` per channel (Ziyin et al., arXiv 2006.08195).
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, N)` to `(B, C, N)`."""
+        alpha = self.alpha[:, None]
+        wave = torch.sin(x * alpha)
+        if not exact(x):
+            return x + wave.square() / (alpha + 1e-9)
+        return wave.mul_(wave).mul_(1 / (alpha + 1e-9)).add_(x)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """`x` times the share of a normal distribution below it (Hendrycks and Gimpel, arXiv 1606.08415)."""
+    if not exact(x):
+        return F.gelu(x)
+    return (x * 0.5**0.5).erf_().add_(1).mul_(x).mul_(0.5)
