@@ -292,6 +292,35 @@ def test_ema_is_the_running_mean() -> None:
     assert torch.allclose(book.table.weight, torch.tensor([[-1.4 / 1.1, 0.2 / 1.1], [1.3, 0.0]]))
 
 
+def test_a_small_first_batch_leaves_residuals_to_learn_from() -> None:
+    """As many vectors as codes could be learned by heart; the later books would then start from nothing."""
+    mix = torch.randn(D, D)
+    quantizer = RVQ(D, 4, 64)
+    errors = []
+    for _ in range(20):
+        z = (mix @ torch.randn(D, 64)).view(1, D, 64)
+        out = quantizer(z)
+        errors.append(((out.quantized - z).square().sum() / z.square().sum()).item())
+    starts = [quantizer.book(k).table.weight.std().item() for k in range(4)]
+    assert starts[3] > 0.2 * starts[0]
+    assert errors[0] > 0.03  # not by heart
+    quantizer.eval()
+    z = (mix @ torch.randn(D, 4096)).view(1, D, 4096)
+    assert (quantizer(z).quantized - z).square().sum() < 0.3 * z.square().sum()
+
+
+def test_the_first_steps_count_as_a_plain_mean() -> None:
+    quantizer = QUANTIZERS["vq"](1, 2, revive="none")  # type: ignore[call-arg, arg-type]
+    values = []
+    for _ in range(30):
+        z = torch.cat([torch.randn(1, 1, 50) - 20, torch.randn(1, 1, 50) + 20], 2)
+        values.append(z.flatten())
+        quantizer(z)
+    book = quantizer.books[0]  # type: ignore[index, union-attr]
+    low = torch.cat([v[v < 0] for v in values]).mean()
+    assert (book.table.weight.min() - low).abs() < 0.5  # a decay of 0.99 alone would still be near the start
+
+
 def test_a_revived_code_stays() -> None:
     quantizer = QUANTIZERS["vq"](D, 8, revive={"name": "threshold", "every": 1})  # type: ignore[call-arg, arg-type]
     z = latents()

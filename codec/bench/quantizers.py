@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codec import api, audio
 from codec.build import make
 from codec.errors import ConfigError
 from codec.models.codec import Codec
-from codec.quantizers import Quantizer
+from codec.quantizers import Quantizer, Scalar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -74,7 +74,7 @@ WEIGHTS = {
     "wasserstein": 0.1,
     "size": 0.001,
 }
-_HELD_OUT = 4096  # vectors that are measured, never trained on
+_HELD_OUT = 16_384  # vectors that are measured, never trained on
 _BATCH = 1024
 
 
@@ -151,7 +151,7 @@ def run(
     Raises:
         ConfigError: an unknown name, or no sound files.
     """
-    vectors = {"gaussian": gaussian(40_000)}
+    vectors = {"gaussian": gaussian(120_000)}
     if data is not None:
         root = Path(data)
         paths = (
@@ -178,7 +178,7 @@ def examine(
     """Train and measure quantizers.
 
     Args:
-        data: kinds of vectors (M, D) by name; the last ``min(4096, M / 5)`` of each are only measured.
+        data: kinds of vectors (M, D) by name; the last ``min(16384, M / 5)`` of each are only measured.
         names: keys of ``ENTRIES``; None means all.
         seconds: processor time for the training of each.
         progress: is told what is being examined.
@@ -205,12 +205,16 @@ def _examine_one(name: str, kind: str, train: Tensor, test: Tensor, seconds: flo
     dim = train.shape[1]
     with _quiet_and_seeded():
         quantizer: Quantizer = make("quantizer", ENTRIES[name], dim=dim)
-        steps = _train(quantizer, train, seconds)
+        # levels that are fixed need an encoder that scales to them: a linear layer stands for it
+        inward, outward = (
+            _identity(dim) if isinstance(quantizer, Scalar) else nn.Identity() for _ in range(2)
+        )
+        steps = _train(nn.ModuleList([inward, quantizer, outward]), train, seconds)
         quantizer.eval()
         with torch.no_grad():
-            out = quantizer(test.t()[None])
-        error = (out.quantized[0].t() - test).square().sum()
-        quantizer.encode(test[:8].t()[None])
+            out = quantizer(inward(test).t()[None])
+            error = (outward(out.quantized[0].t()) - test).square().sum()
+        quantizer.encode(test[:8].t()[None])  # what happens once is not counted
         begin = time.process_time()
         quantizer.encode(test.t()[None])
         spent = time.process_time() - begin
@@ -234,18 +238,26 @@ def _examine_one(name: str, kind: str, train: Tensor, test: Tensor, seconds: flo
     )
 
 
-def _train(quantizer: Quantizer, vectors: Tensor, seconds: float) -> int:
+def _identity(dim: int) -> nn.Linear:
+    layer = nn.Linear(dim, dim)
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _train(chain: nn.ModuleList, vectors: Tensor, seconds: float) -> int:
     """Minimise the reconstruction error until the time is over, the learning rate falling to zero."""
     begin, steps = time.process_time(), 0
-    parameters = [p for p in quantizer.parameters() if p.requires_grad]
+    inward, quantizer, outward = chain
+    parameters = [p for p in chain.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, 3e-3) if parameters else None
     averages = any(name.endswith("learn.sums") for name in quantizer.state_dict())
     while (spent := time.process_time() - begin) < seconds:
-        batch = vectors[torch.randint(len(vectors), (_BATCH,))].view(16, -1, vectors.shape[1]).transpose(1, 2)
-        out = quantizer(batch)
+        batch = vectors[torch.randint(len(vectors), (_BATCH,))].view(16, -1, vectors.shape[1])
+        out = quantizer(inward(batch).transpose(1, 2))
         steps += 1
         if optimiser is not None:
-            loss = (out.quantized - batch).square().mean()
+            loss = (outward(out.quantized.transpose(1, 2)) - batch).square().mean()
             loss = loss + sum(WEIGHTS.get(key, 0.0) * value for key, value in out.losses.items())
             optimiser.param_groups[0]["lr"] = 3e-3 * max(0.0, 1 - spent / seconds)
             optimiser.zero_grad()

@@ -184,7 +184,7 @@ class Additive(Quantizer):
             learned.append((book, *book.statistics(seen, index)))
         all_reduce(*(t for _, _, counts, sums in learned for t in (counts, sums)))
         for book, query, counts, sums in learned:
-            book.update(query, counts, sums, (1 - book.decay) * (bad == 0))
+            book.update(query, counts, sums, (1 - book.decay) * (bad == 0).float())
 
     # ---- inference ----
 

@@ -173,7 +173,7 @@ class PVQ(Quantizer):
             query, counts, sums = self.gain.statistics(gains, index)
             all_reduce(counts, sums)
             embedded = self._embed(found)
-            self.gain.update(query, counts, sums, (1 - self.gain.decay) * (bad == 0))
+            self.gain.update(query, counts, sums, (1 - self.gain.decay) * (bad == 0).float())
         else:
             embedded = self._embed(found)
         numbers = self._draw(batch, num, whole=whole)

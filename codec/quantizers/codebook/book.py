@@ -1,5 +1,6 @@
 """One codebook: a table, and how it is searched, learned and revived."""
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -133,6 +134,7 @@ class Book(nn.Module):
         self.counts.fill_(1.0)
         self.learn.reset(self.table.weight, self.counts, torch.ones_like(self.counts, dtype=torch.bool))
         self.started.fill_(True)
+        self.steps.fill_(math.ceil(1 / max(1 - self.decay, 1e-6)))  # they are no first guess
         self._ready = None
 
     # ---- training ----
@@ -182,7 +184,7 @@ class Book(nn.Module):
         if self.start == "kmeans":
             if len(x) < self.size:
                 warnings.warn(
-                    f"k-means start: {len(x)} vectors for {self.size} codes; the rest begin near random ones",
+                    f"k-means start: {len(x)} vectors for {self.size} codes; the books begin near what they have seen",
                     stacklevel=2,
                 )
             self.table.start(x)
@@ -212,8 +214,10 @@ class Book(nn.Module):
             query: (M, d) of this process; M may be 0.
             counts: (V,) of all processes.
             sums: (V, d) of all processes.
-            rate: how far running means move, 1 - decay; 0 when this step must not count.
+            rate: how far running means move in the long run, 1 - decay; 0 when this step must not count.
         """
+        # until 1 / (1 - decay) steps are seen, the mean of all of them is better than a slow memory of the start
+        rate = torch.maximum(rate, (rate > 0) / (self._steps + 2.0))
         self.counts.lerp_(counts, rate)
         if self.learn.averages:
             self.learn.update(self.table, self.counts, sums, rate)

@@ -18,6 +18,10 @@ class Sinkhorn(Assign):
 
     def __init__(self, epsilon: float = 10.0, iterations: int = 5, sample: bool = True) -> None:
         super().__init__()
+        if epsilon <= 0 or iterations < 1:
+            raise ValueError(
+                f"epsilon must be positive and iterations at least 1, not {epsilon} and {iterations}"
+            )
         self.epsilon, self.iterations, self.sample = epsilon, iterations, sample
 
     @torch.no_grad()
@@ -33,12 +37,14 @@ class Sinkhorn(Assign):
         least = distance.amin(0)
         all_minimum(least)
         plan = torch.exp(-self.epsilon * (distance - least))
+        row = plan.new_ones(len(x))
         for _ in range(self.iterations):
-            use = plan.sum(0)
+            use = plan.t() @ row
             all_reduce(use)
-            plan = plan / (use.clamp_min(1e-30) * plan.shape[1])
-            plan = plan / plan.sum(1, keepdim=True).clamp_min(1e-30)
+            column = 1 / use.clamp_min(1e-20)
+            row = 1 / (plan @ column).clamp_min(1e-20)
+        plan = plan * column
         if not self.sample:
             return plan.argmax(1), None
-        # a row that underflowed to zero has no plan: all codes are as good
-        return torch.multinomial(plan + 1e-30, 1)[:, 0], None
+        # where a row underflowed to zero all codes are as good
+        return torch.multinomial(plan / plan.sum(1, keepdim=True).clamp_min(1e-20) + 1e-20, 1)[:, 0], None
