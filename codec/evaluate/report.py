@@ -153,9 +153,11 @@ def _picture(values: np.ndarray, low: float, high: float, colours: str) -> str:
     from matplotlib.image import imsave
 
     buffer = io.BytesIO()
-    pixels = colormaps[colours](np.clip((values - low) / (high - low), 0, 1), bytes=True)
-    imsave(buffer, pixels, format="png")
-    return _link(buffer.getvalue(), "image/png")
+    pixels = colormaps[colours](np.clip((values - low) / (high - low), 0, 1), bytes=True)[..., :3]
+    imsave(
+        buffer, np.ascontiguousarray(pixels), format="jpg", pil_kwargs={"quality": 82}
+    )  # noise makes PNGs huge
+    return _link(buffer.getvalue(), "image/jpeg")
 
 
 def _link(content: bytes, kind: str) -> str:

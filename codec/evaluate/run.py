@@ -26,7 +26,7 @@ from codec.evaluate.score import Row, Task, calibrate_system, score, start_worke
 
 Progress = Callable[[int, int, str], None]
 FAST = tuple(name for name in metrics.METRICS if name not in metrics.SLOW)
-EXAMPLES = 3  # clips that can be heard in the report
+EXAMPLES = 2  # clips that can be heard in the report
 
 
 @dataclass(slots=True)
