@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_TILE = 32
+from codec import ops
+
+_BLOCK = 1 << 24  # elements of a temporary
 
 
 def scores(x: Tensor, codes: Tensor) -> Tensor:
@@ -12,16 +14,16 @@ def scores(x: Tensor, codes: Tensor) -> Tensor:
     return F.linear(x, codes, codes.square().sum(1).mul(-0.5))
 
 
+@torch.no_grad()
 def nearest(x: Tensor, codes: Tensor) -> Tensor:
-    """Index (M,) of the nearest code by squared distance; ties go to the lowest index."""
-    score = scores(x, codes)
-    if score.is_cuda or score.shape[1] % _TILE or not len(score):
-        return score.argmax(1)
-    # on a CPU torch finds a maximum much faster than its place: first the tile, then the place in it
-    tiles = score.view(len(score), -1, _TILE)
-    tile = tiles.amax(2).argmax(1)
-    inside = tiles[torch.arange(len(score)), tile].argmax(1)
-    return tile * _TILE + inside
+    """Index (M,) of the nearest code (V, d) of vectors (M, d), the lowest among equals, the same in any batch.
+
+    Books larger than the operator knows are searched in float32 instead of exactly.
+    """
+    if len(codes) <= ops.MAX_CODES:
+        return ops.rvq_encode(x, codes[None])[:, 0]
+    rows = max(1, _BLOCK // len(codes))
+    return torch.cat([scores(part, codes).argmax(1) for part in x.split(rows)])
 
 
 class Assign(nn.Module):

@@ -1,4 +1,4 @@
-"""One codebook: a table, and how it is searched, learned and revived."""
+"""One codebook: a table, and how it is assigned, learned and revived in training."""
 
 import math
 import warnings
@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codec import ops
 from codec.errors import ConfigError
-from codec.quantizers.codebook import Assign, Choices, Learn, Revive, Table, make, resolve
-from codec.quantizers.codebook.assign import nearest
+from codec.quantizers.codebook import Assign, Choices, Learn, Revive, make, resolve
 from codec.quantizers.codebook.learn import Frozen
+from codec.quantizers.codebook.lookup import Lookup
 from codec.quantizers.codebook.sync import broadcast, gather
 
 
@@ -27,7 +26,7 @@ class Pick:
     losses: dict[str, Tensor]
 
 
-class Book(nn.Module):
+class Book(Lookup):
     """A codebook of V vectors of width D, made of the choices in `codec.quantizers.codebook`.
 
     Args:
@@ -44,15 +43,14 @@ class Book(nn.Module):
     steps: Tensor  # training steps it has seen
 
     def __init__(self, dim: int, size: int, **choices: Unpack[Choices]) -> None:
-        super().__init__()
         if dim < 1 or not 2 <= size <= 1 << 32:
             raise ConfigError(
                 f"a codebook needs a width of at least 1 and 2 to 2^32 codes, not {dim} and {size}"
             )
         chosen = resolve(choices)
-        self.dim, self.size, self.start, self.decay = dim, size, chosen["start"], float(chosen["decay"])
         trainable = make("learn", chosen["learn"], width=1, size=2).trainable
-        self.table: Table = make("table", chosen["table"], dim=dim, size=size, trainable=trainable)
+        super().__init__(dim, size, make("table", chosen["table"], dim=dim, size=size, trainable=trainable))
+        self.start, self.decay = chosen["start"], float(chosen["decay"])
         self.learn: Learn = make("learn", chosen["learn"], width=self.table.weight.shape[1], size=size)
         self.table.requires_grad_(not isinstance(self.learn, Frozen))
         self.assign: Assign = make("assign", chosen["assign"])
@@ -65,11 +63,9 @@ class Book(nn.Module):
         self.register_buffer("counts", torch.zeros(size))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self._ready: bool | None = (
-            None  # what `started` says, known without asking the device; None: not known
-        )
+        # what `started` says, known without asking the device; None means not known
+        self._ready: bool | None = None
         self._steps = 0
-        self._cache: tuple[Any, Tensor, Tensor] | None = None
 
     @property
     def own_gradient(self) -> bool:
@@ -77,49 +73,9 @@ class Book(nn.Module):
         return self.table.projects or self.assign.differentiable
 
     @property
-    def operable(self) -> bool:
-        """Whether the residual search operator can use this book."""
-        return not self.table.projects and self.size <= ops.MAX_CODES
-
-    @property
     def loss_names(self) -> tuple[str, ...]:
         """What ``pick`` gives as losses."""
         return ("commit", *(("codebook",) if self.learn.trainable else ()), *self.regularise)
-
-    # ---- inference ----
-
-    @torch.no_grad()
-    def tables(self) -> tuple[Tensor, Tensor]:
-        """Code vectors (V, d) and their search keys (V, d); kept in eval mode while nothing changes."""
-        tensors = [*self.table.parameters(), *self.table.buffers()]
-        if self.training or any(t.is_inference() for t in tensors):
-            codes = self.table.codes().detach()
-            return codes, self.table.key(codes)
-        state = [(t.data_ptr(), t._version) for t in tensors]
-        if self._cache is None or self._cache[0] != state:
-            with torch.inference_mode(False):
-                codes = self.table.codes().detach()
-                self._cache = (state, codes, self.table.key(codes))
-        return self._cache[1], self._cache[2]
-
-    @torch.no_grad()
-    def search(self, x: Tensor) -> Tensor:
-        """Index (M,) of the nearest code of vectors (M, D), the same in any batch."""
-        query, keys = self.table.key(self.table.query(x)), self.tables()[1]
-        if self.size > ops.MAX_CODES:
-            return torch.cat([nearest(part, keys) for part in query.split(max(1, (1 << 24) // self.size))])
-        return ops.rvq_encode(query, keys[None])[:, 0]
-
-    @torch.no_grad()
-    def candidates(self, x: Tensor, number: int) -> Tensor:
-        """Indices (M, number) of the nearest codes of vectors (M, D), the nearest first."""
-        query, keys = self.table.key(self.table.query(x)), self.tables()[1]
-        return torch.cdist(query, keys).topk(number, dim=1, largest=False).indices
-
-    @torch.no_grad()
-    def embed(self, index: Tensor) -> Tensor:
-        """Vectors (M, D) of codes (M,)."""
-        return self.table.lift(F.embedding(index, self.tables()[0]))
 
     @torch.no_grad()
     def write(self, codes: Tensor) -> None:
@@ -136,8 +92,6 @@ class Book(nn.Module):
         self.started.fill_(True)
         self.steps.fill_(math.ceil(1 / max(1 - self.decay, 1e-6)))  # they are no first guess
         self._ready = None
-
-    # ---- training ----
 
     def pick(self, x: Tensor, index: Tensor | None = None) -> Pick:
         """Pick a code for each of M vectors (M, D), M at least 1, with losses and gradients.

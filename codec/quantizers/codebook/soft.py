@@ -21,9 +21,7 @@ class SoftmaxAll(Assign):
     differentiable = True
 
     def forward(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor | None]:
-        with torch.no_grad():
-            rows = max(1, _BLOCK // len(codes))
-            index = torch.cat([nearest(part, codes) for part in x.split(rows)])
+        index = nearest(x, codes)
         return index, _SoftmaxMix.apply(x, codes, index)
 
 
