@@ -19,7 +19,7 @@ def fit_prior(
     recordings: Sequence[Codes],
     sizes: tuple[int, ...],
     *,
-    dim: int = 32,
+    dim: int = 8,
     passes: int = 3,
     batch: int = 2048,
     rate: float = 0.01,
@@ -30,7 +30,7 @@ def fit_prior(
     Args:
         recordings: codes (K, T) of each, with the first book first.
         sizes: V of each book.
-        dim: numbers in the predictor's state.
+        dim: numbers in the predictor's state; the tables take 3 * dim + 2 bytes per code of the books.
         passes: over all frames.
         batch: frames per step.
         rate: of learning at its highest; it falls to zero.
