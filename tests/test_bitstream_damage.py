@@ -92,7 +92,8 @@ def test_one_flipped_byte_anywhere_costs_at_most_one_chunk(codes):
 def test_one_flipped_byte_of_a_long_header(codes):
     header = replace(HEADER_ONE, codebook_sizes=tuple(range(300, 400)), num_samples=None)
     data = file_of(header, np.arange(100)[:, None])
-    for at in range(len(header.to_bytes())):
+    size = len(header.to_bytes())
+    for at in (*range(9), *range(9, size, 11), *range(size - 5, size)):
         reader, pieces = read(data[:at] + bytes((data[at] ^ 0x41,)) + data[at + 1 :])
         assert reader.header == header
         assert frames_of(pieces) == 1
