@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from codec.bench import quantizers as doctor
+from codec.bench import quantizers_report as report
 from codec.errors import ConfigError
 from codec.quantizers import QUANTIZERS
 
@@ -42,14 +43,14 @@ def test_examined_written_and_drawn(tmp_path: Path) -> None:
     assert vq.bits == 12
     assert vq.parameters == 4096 * 16
     assert vq.steps > 0
-    doctor.write_csv(results, tmp_path / "q.csv")
+    report.write_csv(results, tmp_path / "q.csv")
     with (tmp_path / "q.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["quantizer"] for row in rows] == names * 2
     assert float(rows[0]["sqnr_db"]) == pytest.approx(vq.sqnr_db, abs=1e-4)
-    doctor.plot(results, tmp_path / "q.png")
+    report.plot(results, tmp_path / "q.png")
     assert (tmp_path / "q.png").read_bytes()[1:4] == b"PNG"
-    shown = doctor.table(results)
+    shown = report.table(results)
     assert shown.row_count == 3
     assert len(shown.columns) == 12
 

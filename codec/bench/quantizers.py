@@ -1,27 +1,22 @@
 """The quantizer doctor: trains every quantizer for a few seconds and says how each of them fares."""
 
-import csv
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from codec import api, audio
+from codec.bench.quantizers_report import Result, plot, write_csv
 from codec.build import make
 from codec.errors import ConfigError
-from codec.models.codec import Codec
 from codec.quantizers import Quantizer, Scalar
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 _RVQ = {"name": "rvq", "num_codebooks": 4, "codebook_size": 1024}
 _PAIRS = {"levels": [8, 5, 5, 5], "num_codebooks": 4}
@@ -76,37 +71,6 @@ WEIGHTS = {
 }
 _HELD_OUT = 16_384  # vectors that are measured, never trained on
 _BATCH = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How one quantizer fared on one kind of vectors.
-
-    Attributes:
-        quantizer: key of ``ENTRIES``.
-        data: ``gaussian`` or ``latents``.
-        bits: per vector, the sum of log2 V.
-        sqnr_db: variance over squared error of vectors not trained on.
-        line_db: 6.02 dB per bit and dimension, what white Gaussian vectors allow at best.
-        bound_db: what Gaussian vectors with this data's covariance allow at best (reverse water-filling).
-        usage: share of the codes in use, mean of the books.
-        perplexity: exponential of the codes' entropy as a share of V, mean of the books.
-        ns_per_vector: of ``encode``, processor time.
-        parameters: all numbers of the weights that inference needs.
-        steps: training steps that fitted into the time.
-    """
-
-    quantizer: str
-    data: str
-    bits: float
-    sqnr_db: float
-    line_db: float
-    bound_db: float
-    usage: float
-    perplexity: float
-    ns_per_vector: float
-    parameters: int
-    steps: int
 
 
 def gaussian(count: int, dim: int = 16) -> Tensor:
@@ -296,65 +260,3 @@ def _quiet_and_seeded() -> Iterator[None]:
         warnings.filterwarnings("ignore", "k-means start")
         torch.manual_seed(0)
         yield
-
-
-def table(results: Iterable[Result]) -> "Table":
-    """One table for the terminal: a row per quantizer, a group of columns per kind of vectors."""
-    from rich.table import Table
-
-    results = list(results)
-    kinds = list(dict.fromkeys(r.data for r in results))
-    shown = Table(title="Quantizers, each trained for a few seconds")
-    shown.add_column("quantizer")
-    for name in ("bits", "ns/vector", "parameters"):
-        shown.add_column(name, justify="right")
-    for kind in kinds:
-        for name in ("SQNR dB", "bound dB", "usage %", "perplexity %"):
-            shown.add_column(f"{kind} {name}", justify="right")
-    for name in dict.fromkeys(r.quantizer for r in results):
-        rows = {r.data: r for r in results if r.quantizer == name}
-        last = rows[next(reversed(rows))]
-        cells = [name, f"{last.bits:.1f}", f"{last.ns_per_vector:,.0f}", f"{last.parameters:,}"]
-        for kind in kinds:
-            r = rows[kind]
-            cells += [
-                f"{r.sqnr_db:.2f}",
-                f"{r.bound_db:.2f}",
-                f"{100 * r.usage:.1f}",
-                f"{100 * r.perplexity:.1f}",
-            ]
-        shown.add_row(*cells)
-    return shown
-
-
-def write_csv(results: Iterable[Result], path: str | PathLike[str]) -> None:
-    """All figures, a line per quantizer and kind of vectors."""
-    with Path(path).open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Result)])
-        writer.writeheader()
-        for result in results:
-            row = asdict(result)
-            writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
-
-
-def plot(results: Iterable[Result], path: str | PathLike[str]) -> None:
-    """A picture: signal-to-noise ratio of each quantizer beside the bound at its rate, a panel per kind of vectors."""
-    from matplotlib.figure import Figure
-
-    results = list(results)
-    kinds = list(dict.fromkeys(r.data for r in results))
-    names = list(dict.fromkeys(r.quantizer for r in results))
-    figure = Figure(figsize=(5 * len(kinds) + 2, 0.24 * len(names) + 1.4), layout="constrained")
-    axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-    for axis, kind in zip(axes, kinds, strict=True):
-        rows = [next(r for r in results if r.quantizer == n and r.data == kind) for n in reversed(names)]
-        axis.barh([r.quantizer for r in rows], [r.sqnr_db for r in rows], color="#4477aa", label="measured")
-        axis.plot(
-            [r.bound_db for r in rows], range(len(rows)), "k|", markersize=9, label="rate-distortion bound"
-        )
-        axis.plot([r.line_db for r in rows], range(len(rows)), "r.", markersize=3, label="6.02 dB per bit")
-        axis.set_xlabel("SQNR (dB)")
-        axis.set_title(kind)
-        axis.grid(axis="x", alpha=0.3)
-    axes[0].legend(fontsize=7, loc="lower right")
-    figure.savefig(path, dpi=110)
