@@ -16,6 +16,7 @@ from codec import api, audio
 from codec.bench.quantizers_report import Result, plot, write_csv
 from codec.build import make
 from codec.errors import ConfigError
+from codec.models.codec import Codec
 from codec.quantizers import Quantizer, Scalar
 
 _RVQ = {"name": "rvq", "num_codebooks": 4, "codebook_size": 1024}
