@@ -6,32 +6,30 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from codec.bench import quantizers as doctor
 from codec.bench import quantizers_report as report
+from codec.bench.vectors import bound_db, gaussian, latents
+from codec.cli import app
+from codec.data import sources
 from codec.errors import ConfigError
 from codec.quantizers import QUANTIZERS
 
 
 def test_bound_of_white_and_of_coloured_vectors() -> None:
-    assert doctor.bound_db(torch.eye(8), 16.0) == pytest.approx(20 * math.log10(2) * 2)
+    assert bound_db(torch.eye(8), 16.0) == pytest.approx(20 * math.log10(2) * 2)
     # powers 16 and 1: with 2 bits the water stands at 1, with 4 at a quarter, with 1 at 4, above the second channel
-    assert doctor.bound_db(torch.diag(torch.tensor([16.0, 1.0])), 2.0) == pytest.approx(
-        10 * math.log10(17 / 2)
-    )
-    assert doctor.bound_db(torch.diag(torch.tensor([16.0, 1.0])), 4.0) == pytest.approx(
-        10 * math.log10(17 / 0.5)
-    )
-    assert doctor.bound_db(torch.diag(torch.tensor([16.0, 1.0])), 1.0) == pytest.approx(
-        10 * math.log10(17 / 5)
-    )
+    assert bound_db(torch.diag(torch.tensor([16.0, 1.0])), 2.0) == pytest.approx(10 * math.log10(17 / 2))
+    assert bound_db(torch.diag(torch.tensor([16.0, 1.0])), 4.0) == pytest.approx(10 * math.log10(17 / 0.5))
+    assert bound_db(torch.diag(torch.tensor([16.0, 1.0])), 1.0) == pytest.approx(10 * math.log10(17 / 5))
 
 
 def test_examined_written_and_drawn(tmp_path: Path) -> None:
-    data = {"gaussian": doctor.gaussian(1500), "latents": doctor.gaussian(1500) * torch.linspace(0.1, 2, 16)}
+    data = {"gaussian": gaussian(1500), "latents": gaussian(1500) * torch.linspace(0.1, 2, 16)}
     names = ["vq", "fsq", "turboquant"]
     said: list[str] = []
-    results = doctor.examine(data, names=names, seconds=0.3, progress=said.append)
+    results = doctor.examine(data, names, seconds=0.3, progress=said.append)
     assert said == [f"{n} on {k}" for k in data for n in names]
     for r in results:
         assert 0 < r.sqnr_db < r.bound_db + 0.5
@@ -55,26 +53,46 @@ def test_examined_written_and_drawn(tmp_path: Path) -> None:
     assert len(shown.columns) == 12
 
 
-def test_run_writes_both_files(tmp_path: Path) -> None:
+def test_the_verb_writes_both_files(tmp_path: Path) -> None:
     data = Path(__file__).parent / "data" / "speech.flac"
-    results = doctor.run(tmp_path / "new", data=data, names=["turboquant"], seconds=0.1)
-    assert [r.data for r in results] == ["gaussian", "latents"]
+    command = ["bench", "quantizers", "--out", str(tmp_path / "new"), "--seconds", "0.1"]
+    done = CliRunner().invoke(app, [*command, "--data", str(data), "--only", "turboquant, grvq"])
+    assert done.exit_code == 0, done.output
+    for word in ("turboquant", "grvq hificodec", "gaussian", "latents", "perplexity"):
+        assert word in done.output
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["quantizers.csv", "quantizers.png"]
+    with (tmp_path / "new" / "quantizers.csv").open() as file:
+        rows = [(row["quantizer"], row["data"]) for row in csv.DictReader(file)]
+    names = ["grvq", "grvq hificodec", "turboquant"]
+    assert rows == [(name, kind) for kind in ("gaussian", "latents") for name in names]
+
+    done = CliRunner().invoke(app, [*command, "--only", "grvq,nope"])
+    assert done.exit_code == 1
+    assert "no quantizer 'nope' to examine; there are vq, rvq" in done.stderr
+    done = CliRunner().invoke(app, [*command, "--data", str(tmp_path / "gone")])
+    assert done.exit_code == 1
+    assert "gone: no such file" in done.stderr
 
 
 def test_every_registered_quantizer_is_an_entry() -> None:
     assert {entry["name"] for entry in doctor.ENTRIES.values()} == set(QUANTIZERS)
-    with pytest.raises(ConfigError, match="no quantizer 'nope' to examine; there are vq, rvq"):
-        doctor.examine({"gaussian": doctor.gaussian(100)}, names=["nope"])
+    assert doctor.choose(None) == list(doctor.ENTRIES)
 
 
 def test_latents_of_real_speech() -> None:
     from codec.api import load
 
-    found = doctor.latents(load("default"), [Path(__file__).parent / "data" / "speech.flac"])
-    assert found.ndim == 2
-    assert len(found) > 200
+    model, folder = load("default"), Path(__file__).parent / "data"
+    recordings = sources.find(folder / "speech.flac").train
+    found = latents(model, recordings)
+    assert found.shape == (recordings[0].length(16_000) // model.hop, model.quantizer.dim)
     assert torch.isfinite(found).all()
     assert not found.requires_grad
-    with pytest.raises(ConfigError, match="no sound files"):
-        doctor.latents(load("default"), [])
+    assert torch.equal(latents(model, recordings, limit=40), found[:40])
+    # several recordings come whole, one after the other
+    pair = recordings + sources.find(folder / "ljspeech_22k.flac").train
+    both = latents(model, pair)
+    assert len(both) == sum(r.length(16_000) // model.hop for r in pair)
+    assert any(torch.equal(part, found) for part in (both[: len(found)], both[-len(found) :]))
+    with pytest.raises(ConfigError, match="no sound"):
+        latents(model, [])

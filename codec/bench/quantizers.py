@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec import api, audio
+from codec import api
 from codec.bench.quantizers_report import Result, plot, write_csv
+from codec.bench.vectors import bound_db, decibels, gaussian, latents
 from codec.build import make
+from codec.data import sources
 from codec.errors import ConfigError
-from codec.models.codec import Codec
 from codec.quantizers import Quantizer, Scalar
 
 _RVQ = {"name": "rvq", "num_codebooks": 4, "codebook_size": 1024}
@@ -74,26 +75,6 @@ _HELD_OUT = 16_384  # vectors that are measured, never trained on
 _BATCH = 1024
 
 
-def gaussian(count: int, dim: int = 16) -> Tensor:
-    """White Gaussian vectors (count, dim), the same ones in every run."""
-    return torch.randn(count, dim, generator=torch.Generator().manual_seed(0))
-
-
-def latents(codec: Codec, paths: Iterable[str | PathLike[str]]) -> Tensor:
-    """What the encoder of a codec makes of sound files, (M, D), in random order."""
-    found = []
-    for path in paths:
-        sound, rate = audio.read(path)
-        samples = torch.from_numpy(audio.to_model(sound, rate, codec.sample_rate, codec.channels)[0])
-        samples = samples[..., : samples.shape[-1] // codec.hop * codec.hop]
-        with torch.inference_mode():
-            found.append(codec.encoder(samples).transpose(1, 2).flatten(0, 1).float())
-    if not found:
-        raise ConfigError("there are no sound files to take latents from")
-    every = torch.cat(found).clone()
-    return every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))]
-
-
 def run(
     out: str | PathLike[str],
     *,
@@ -107,25 +88,22 @@ def run(
 
     Args:
         out: folder to write to; made if missing.
-        data: sound file, or folder of sound files, for the latents of ``model``; None examines Gaussian vectors only.
+        data: folder of sound files, one file, or .jsonl manifest, for the latents of ``model``; None examines
+            Gaussian vectors only.
         model: name or path of the weights whose encoder makes the latents.
-        names: keys of ``ENTRIES``; None means all.
+        names: keys of ``ENTRIES``, or their first words for all that begin so; None means all.
         seconds: processor time for the training of each.
         progress: is told what is being examined.
 
     Raises:
-        ConfigError: an unknown name, or no sound files.
+        ConfigError: an unknown name, or no sound.
     """
+    chosen = choose(names)
     vectors = {"gaussian": gaussian(120_000)}
     if data is not None:
-        root = Path(data)
-        paths = (
-            sorted(p for p in root.rglob("*") if p.suffix.lower() in audio.SUFFIXES)
-            if root.is_dir()
-            else [root]
-        )
-        vectors["latents"] = latents(api.load(model), paths)
-    results = examine(vectors, names=names, seconds=seconds, progress=progress)
+        found = sources.find(data)
+        vectors["latents"] = latents(api.load(model), found.train + found.valid)
+    results = examine(vectors, chosen, seconds=seconds, progress=progress)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(results, folder / "quantizers.csv")
@@ -133,10 +111,29 @@ def run(
     return results
 
 
+def choose(names: Iterable[str] | None) -> list[str]:
+    """The keys of ``ENTRIES`` that are meant by names or their first words, in the order of ``ENTRIES``.
+
+    Raises:
+        ConfigError: nothing has that name; the names are listed.
+    """
+    if names is None:
+        return list(ENTRIES)
+    wanted = list(names)
+    for name in wanted:
+        if not any(_meant(entry, name) for entry in ENTRIES):
+            raise ConfigError(f"there is no quantizer {name!r} to examine; there are {', '.join(ENTRIES)}")
+    return [entry for entry in ENTRIES if any(_meant(entry, name) for name in wanted)]
+
+
+def _meant(entry: str, name: str) -> bool:
+    return entry == name or entry.startswith(f"{name} ")
+
+
 def examine(
     data: Mapping[str, Tensor],
+    names: Sequence[str],
     *,
-    names: Iterable[str] | None = None,
     seconds: float = 3.0,
     progress: Callable[[str], None] | None = None,
 ) -> list[Result]:
@@ -144,22 +141,15 @@ def examine(
 
     Args:
         data: kinds of vectors (M, D) by name; the last ``min(16384, M / 5)`` of each are only measured.
-        names: keys of ``ENTRIES``; None means all.
+        names: keys of ``ENTRIES``.
         seconds: processor time for the training of each.
         progress: is told what is being examined.
-
-    Raises:
-        ConfigError: an unknown name; the known ones are listed.
     """
-    chosen = list(ENTRIES) if names is None else list(names)
-    unknown = [name for name in chosen if name not in ENTRIES]
-    if unknown:
-        raise ConfigError(f"there is no quantizer {unknown[0]!r} to examine; there are {', '.join(ENTRIES)}")
     results = []
     for kind, vectors in data.items():
         held = min(_HELD_OUT, len(vectors) // 5)
         train, test = vectors[:-held], vectors[-held:]
-        for name in chosen:
+        for name in names:
             if progress is not None:
                 progress(f"{name} on {kind}")
             results.append(_examine_one(name, kind, train, test, seconds))
@@ -192,7 +182,7 @@ def _examine_one(name: str, kind: str, train: Tensor, test: Tensor, seconds: flo
         quantizer=name,
         data=kind,
         bits=bits,
-        sqnr_db=_db((test - test.mean(0)).square().sum() / error),
+        sqnr_db=decibels((test - test.mean(0)).square().sum() / error),
         line_db=20 * math.log10(2) * bits / dim,
         bound_db=bound_db(torch.cov(torch.cat([train, test]).t()), bits),
         usage=float(out.metrics["usage"]),
@@ -232,27 +222,6 @@ def _train(chain: nn.ModuleList, vectors: Tensor, seconds: float) -> int:
         elif not averages:
             break  # nothing to learn
     return steps
-
-
-def bound_db(covariance: Tensor, bits: float) -> float:
-    """Best signal-to-noise ratio in dB of Gaussian vectors with this covariance (D, D) at so many bits per vector.
-
-    The rate-distortion function of a Gaussian source: reverse water-filling over the eigenvalues (Cover and Thomas,
-    Elements of Information Theory, section 10.3). White vectors give 6.02 dB per bit and dimension.
-    """
-    power = torch.linalg.eigvalsh(covariance.double()).clamp_min(1e-30)
-    low, high = 0.0, float(power.max())
-    for _ in range(200):
-        level = (low + high) / 2
-        needed = (
-            0.5 * torch.log2((power / level).clamp_min(1.0)).sum() if level > 0 else torch.tensor(torch.inf)
-        )
-        low, high = (level, high) if needed > bits else (low, level)
-    return _db(power.sum() / power.clamp_max(high).sum())
-
-
-def _db(ratio: Tensor) -> float:
-    return 10 * math.log10(float(ratio))
 
 
 @contextmanager

@@ -49,12 +49,12 @@ def table(results: Iterable[Result]) -> "Table":
     results = list(results)
     kinds = list(dict.fromkeys(r.data for r in results))
     shown = Table(title="Quantizers, each trained for a few seconds")
-    shown.add_column("quantizer")
+    shown.add_column("quantizer", no_wrap=True)
     for name in ("bits", "ns/vector", "parameters"):
         shown.add_column(name, justify="right")
     for kind in kinds:
         for name in ("SQNR dB", "bound dB", "usage %", "perplexity %"):
-            shown.add_column(f"{kind} {name}", justify="right")
+            shown.add_column(f"{kind}\n{name}", justify="right")
     for name in dict.fromkeys(r.quantizer for r in results):
         rows = {r.data: r for r in results if r.quantizer == name}
         last = rows[next(reversed(rows))]

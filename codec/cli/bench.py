@@ -1,13 +1,14 @@
-"""`codec bench`: what this machine makes of a codec."""
+"""`codec bench`: what this machine makes of a codec, and how quantizers compare."""
 
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
+app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine, and compare quantizers.")
 
 
 @app.callback()
@@ -38,6 +39,30 @@ def speed(
     typer.echo("; ".join(f"{key} {value}" for key, value in machine().items()))
     for figure in figures:
         typer.echo(f"{figure.what:45} {figure.setting:20} {figure.value:9.2f} {figure.unit}")
+
+
+@app.command("quantizers")
+def quantizers(
+    out: Annotated[str, typer.Option(help="Folder for quantizers.csv and quantizers.png.")],
+    data: Annotated[
+        str | None, typer.Option(help="Folder, sound file or .jsonl manifest: examine on its latents too.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Whose encoder makes the latents.")] = "default",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Processor time to train each.")] = 3.0,
+    only: Annotated[str | None, typer.Option(help="Names or their first words, separated by commas.")] = None,
+) -> None:
+    """Train every quantizer for a few seconds on Gaussian vectors and on latents, and say how each of them fares."""
+    from rich.console import Console
+
+    from codec.bench.quantizers import run
+    from codec.bench.quantizers_report import table
+
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    names = None if only is None else [name.strip() for name in only.split(",")]
+    with Console(stderr=True).status("") as status:
+        results = run(out, data=data, model=model, names=names, seconds=seconds, progress=status.update)
+    console.print(table(results))
+    typer.echo(f"{out}: quantizers.csv, quantizers.png")
 
 
 def _numbers(text: str) -> list[int]:
