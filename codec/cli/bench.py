@@ -1,4 +1,4 @@
-"""`codec bench`: what this machine makes of a codec, and how quantizers compare."""
+"""`codec bench`: what this machine makes of a codec, how quantizers and searches compare."""
 
 from __future__ import annotations
 
@@ -63,6 +63,26 @@ def quantizers(
         results = run(out, data=data, model=model, names=names, seconds=seconds, progress=status.update)
     console.print(table(results))
     typer.echo(f"{out}: quantizers.csv, quantizers.png")
+
+
+@app.command("rvq")
+def rvq(
+    shapes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MxDxVxK[xB]]...", help="Vectors, width, codes, books, beam; else a usual set."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or all there are.")] = "all",
+    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each contender; figures are medians.")] = 5,
+    compiled: Annotated[bool, typer.Option("--compile", help="Time torch.compile too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Codebook search: this one beside plain torch, encodec, vector-quantize-pytorch and faiss."""
+    from codec.bench.rvq import run, show
+
+    show(run(device, shapes or (), threads=threads, rounds=rounds, compiled=compiled), as_json)
 
 
 def _numbers(text: str) -> list[int]:
