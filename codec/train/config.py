@@ -262,8 +262,9 @@ def _strides(part: dict[str, Any], half: str) -> list[int] | None:
     for key in ("strides", "rates", "ratios"):
         found = part.get(key)
         if isinstance(found, list) and all(isinstance(stride, int) for stride in found):
-            # rates and ratios are written in the decoder's order in both halves
-            return found[::-1] if half == "encoder" and key != "strides" else list(found)
+            # rates and ratios are written in the decoder's order in both halves, after the stride of the frames
+            order = [part["stride"], *found] if isinstance(part.get("stride"), int) else list(found)
+            return order[::-1] if half == "encoder" and key != "strides" else order
     return None
 
 

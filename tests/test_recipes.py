@@ -1,0 +1,106 @@
+"""Recipes: each composes, builds, has the bitrate it states, and takes real training steps."""
+
+from __future__ import annotations
+
+import gc
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from codec import assets
+from codec.build import build, make
+from codec.train import receipts, recipes
+from codec.train.app import train
+from codec.train.config import parse
+from codec.train.size import tiny
+
+NAMES = recipes.names()
+OPTIONS = [
+    f"{path.parent.name}={path.stem}"
+    for path in sorted((assets.root() / "conf").glob("*/*.yaml"))
+    if path.parent.name in ("model", "quantizer", "discriminator", "loss", "optim", "data", "logger")
+]
+
+
+def composed(name: str, *overrides: str) -> DictConfig:
+    recipes.register()
+    with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
+        return compose("config", overrides=[f"+recipe={name}", *overrides])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipe_builds_with_the_bitrate_it_states(name: str) -> None:
+    config = parse(composed(name))
+    codec = build(config.codec)
+    assert config.name == name
+    assert config.hop == codec.hop
+    assert codec.bitrate() / 1000 == pytest.approx(recipes.bitrate(name), rel=0.005)
+    narrow = build(tiny(config).codec)
+    assert (narrow.hop, narrow.bitrate(), narrow.causal) == (codec.hop, codec.bitrate(), codec.causal)
+    assert _numbers(narrow) < _numbers(codec) / 2, "size=tiny makes it smaller"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_recipe_takes_two_steps_at_full_size(name: str, tmp_path: Path) -> None:
+    cfg = composed(
+        name,
+        "trainer=smoke",
+        "logger=none",
+        "log.clips=0",
+        "data.filters=null",
+        "data.samples=4800",
+        "data.num_workers=0",
+        "batch_limit=1",
+        "data.valid_clips=1",
+        "data.valid_seconds=0.4",
+        "train.d_start=0",
+        f"dir={tmp_path}",
+    )
+    metrics, objects = train(cfg)
+    assert objects["trainer"].global_step == 2
+    assert objects["task"].batches == 2
+    assert all(math.isfinite(value) for value in metrics.values())
+    del objects
+    gc.collect()  # trainer and task hold each other: a gigabyte a recipe
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipe_is_short_and_says_what_it_is(name: str) -> None:
+    lines = (recipes.folder() / f"{name}.yaml").read_text().splitlines()
+    assert len(lines) <= 40
+    assert lines[0] == "# @package _global_"
+    assert 30 < len(recipes.about(name)) <= 120
+
+
+def test_table_of_recipes_is_made_of_the_receipts() -> None:
+    text = (recipes.folder() / "README.md").read_text()
+    assert receipts.updated(text) == text, "run python -m codec.train.receipts"
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_every_group_makes_its_parts(option: str) -> None:
+    group = option.partition("=")[0]
+    recipes.register()
+    with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
+        cfg = compose("config", overrides=["discriminator=none", "loss=mel", option])
+    config = tiny(parse(cfg))
+    given = {"sample_rate": config.model["sample_rate"], "channels": config.model["channels"]}
+    if group in ("model", "quantizer"):
+        codec = build(config.codec)
+        assert codec.encode(torch.zeros(1, codec.channels, 2 * codec.hop)).shape[-1] == 2
+    for spec in config.discriminator.values():
+        make("discriminator", spec, **given)
+    for spec in config.loss.terms.values():
+        make("loss", spec, **given)
+    for spec in filter(None, (config.loss.adversarial, config.loss.feature)):
+        make("loss", spec)
+
+
+def _numbers(codec: Any) -> int:
+    return sum(p.numel() for half in (codec.encoder, codec.decoder) for p in half.parameters())
