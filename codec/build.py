@@ -79,7 +79,7 @@ def build(config: Mapping[str, Any]) -> Codec:
     Args:
         config: `{"model": {"sample_rate", "channels", "encoder": {"name", ...}, "decoder": {"name", ...}},
             "quantizer": {"name", ...}}`. The quantizer's `dim` comes from the encoder, so it is not written
-            twice.
+            twice. A model with `segments: {"length", "stride"}` codes its signal in pieces.
 
     Returns:
         A codec in training mode on the CPU.
@@ -90,7 +90,7 @@ def build(config: Mapping[str, Any]) -> Codec:
     from codec.models.codec import Codec
 
     model = _section(config, "model", "the configuration")
-    known = {"sample_rate", "channels", "encoder", "decoder"}
+    known = {"sample_rate", "channels", "encoder", "decoder", "segments"}
     for key in model:
         if key not in known:
             raise ConfigError(f"the model has no setting {key!r}; it has {', '.join(sorted(known))}")
@@ -102,7 +102,15 @@ def build(config: Mapping[str, Any]) -> Codec:
             f"the encoder's dim is {encoder.dim} and the quantizer's is {quantizer.dim}: leave it out there"
         )
     decoder = make("decoder", _section(model, "decoder", "the model"), channels=channels)
-    return Codec(encoder, quantizer, decoder, sample_rate=rate, channels=channels)
+    if "segments" not in model:
+        return Codec(encoder, quantizer, decoder, sample_rate=rate, channels=channels)
+    from codec.models.segments import SegmentedCodec
+
+    segments = _section(model, "segments", "the model")
+    length, stride = _positive(segments, "length", None), _positive(segments, "stride", None)
+    return SegmentedCodec(
+        encoder, quantizer, decoder, sample_rate=rate, channels=channels, length=length, stride=stride
+    )
 
 
 def make(place: str, spec: Mapping[str, Any], **given: Any) -> Any:

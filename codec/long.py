@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.models.codec import Codec
+from codec.models.segments import SegmentedCodec
 from codec.nn.signal import in_blocks
 
 Pieces = Callable[[], Iterator[Tensor]]
@@ -37,6 +38,10 @@ def encode_pieces(
         refine: sweeps of coordinate descent after the search.
         at_once: join the pieces first, which is faster for a codec that is not causal and needs the memory.
     """
+    if isinstance(codec, SegmentedCodec):
+        search = {"num_codebooks": num_codebooks, "beam": beam, "refine": refine}
+        yield from codec.encode_segments(pieces(), **search)
+        return
     for z in _through(codec.encoder, lambda: _whole_frames(pieces(), codec), at_once):
         yield codec.quantizer.encode(z, num_codebooks=num_codebooks, beam=beam, refine=refine)
 
@@ -54,35 +59,45 @@ def decode_pieces(
         batch_size: B.
         at_once: join the pieces first.
     """
-    samples = 0  # that the pieces so far stand for
     fade = Fade(codec.sample_rate)
+    frames = 0  # in the pieces so far
+
+    def noted() -> Iterator[Tensor | int]:
+        nonlocal frames
+        frames = 0
+        fade.gaps.clear()
+        for piece in pieces():
+            count = piece if isinstance(piece, int) else piece.shape[-1]
+            if isinstance(piece, int):
+                fade.gaps.append(codec.samples_of(frames, frames + count))
+            frames += count
+            yield piece
 
     def latents() -> Iterator[Tensor]:
-        nonlocal samples
-        samples = 0
-        fade.gaps.clear()
         last = torch.zeros(batch_size, codec.quantizer.dim, 1, device=codec.device)
-        for piece in pieces():
-            frames = piece if isinstance(piece, int) else piece.shape[-1]
+        for piece in noted():
             if isinstance(piece, int):
-                fade.gaps.append((samples, samples + frames * codec.hop))
-                for start in range(0, frames, LOST_AT_A_TIME):
-                    yield last.expand(-1, -1, min(LOST_AT_A_TIME, frames - start))
+                for start in range(0, piece, LOST_AT_A_TIME):
+                    yield last.expand(-1, -1, min(LOST_AT_A_TIME, piece - start))
             else:
                 z = codec.quantizer.decode(piece)
-                last = z[..., -1:] if frames else last
+                last = z[..., -1:] if z.shape[-1] else last
                 yield z
-            samples += frames * codec.hop
         if codec.delay:
             # the last samples come out when as much silence has gone in
             yield last.new_zeros(batch_size, codec.quantizer.dim, -(-codec.delay // codec.hop))
 
     late, done = codec.delay, 0
-    for block in _through(codec.decoder, latents, at_once):
+    if isinstance(codec, SegmentedCodec):
+        blocks = codec.decode_segments(noted(), batch_size=batch_size)
+    else:
+        blocks = _through(codec.decoder, latents, at_once)
+    for block in blocks:
         block, late = block[..., late:], max(0, late - block.shape[-1])
-        block = fade(block[..., : samples - done], done)
+        if codec.delay:
+            block = block[..., : frames * codec.hop - done]
+        yield fade(block, done)
         done += block.shape[-1]
-        yield block
 
 
 class Fade:

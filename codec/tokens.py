@@ -14,7 +14,6 @@ from codec.bitstream import Gap, TokReader
 from codec.errors import TokError
 from codec.headers import plan_for
 from codec.models.codec import Codec
-from codec.nn.receptive import receptive_field
 
 MARGIN = 0.1  # seconds around a part, so that the resampler's filter is filled
 
@@ -74,7 +73,7 @@ class TokenSource:
         Raises:
             TokError: the source ends before.
         """
-        rate, model_rate, hop = self.plan.sample_rate, self.plan.model_rate, self._codec.hop
+        rate, model_rate = self.plan.sample_rate, self.plan.model_rate
         total = self.header.num_samples
         if total is not None:
             if start >= total > 0:
@@ -82,17 +81,13 @@ class TokenSource:
             count = total - start if count is None else min(count, total - start)
         if start == 0 and count == total:
             return Part(0, None, 0, 0, count)
-        field = receptive_field(self._codec.decoder)
         margin = 0 if rate == model_rate else round(MARGIN * model_rate)
         # a sample of the model that is also one of the source, for the resampler to begin with
         grid = model_rate // math.gcd(rate, model_rate)
         begin = max(0, start * model_rate // rate - margin) // grid * grid
-        first = 0 if math.isinf(field.back) else max(0, begin // hop - int(field.back))
-        frames = None
-        if count is not None and not math.isinf(field.ahead):
-            stop = -(-(start + count) * model_rate // rate) + margin
-            frames = -(-stop // hop) + int(field.ahead) - first
-        return Part(first, frames, begin - first * hop, start - begin * rate // model_rate, count)
+        stop = None if count is None else -(-(start + count) * model_rate // rate) + margin
+        first, frames, sample = self._codec.frames_for(begin, stop)
+        return Part(first, frames, begin - sample, start - begin * rate // model_rate, count)
 
     def pieces(self, part: Part) -> Iterator[Tensor | int]:
         """The codes `(S, K, t)` of a part, S streams of the model; numbers stand for so many lost frames.
@@ -115,16 +110,15 @@ class TokenSource:
                 at += piece.shape[1]
         if whole and reader.end is None and self.header.num_samples is not None:
             samples = -(-self.header.num_samples * self.plan.model_rate // self.plan.sample_rate)
-            missing = -(-samples // self._codec.hop) - at
+            missing = self._codec.num_frames(samples) - at
             if missing > 0:
                 yield self._lost(at, missing)
 
     def _lost(self, start: int, frames: int) -> int:
-        seconds = self._codec.hop / self.plan.model_rate
+        first, after = (
+            sample / self.plan.model_rate for sample in self._codec.samples_of(start, start + frames)
+        )
         if self._errors == "strict":
-            raise TokError(
-                f"the sound from {start * seconds:.3f} to {(start + frames) * seconds:.3f} s is lost: "
-                "--conceal decodes the rest"
-            )
-        self.gaps.append((start * seconds, (start + frames) * seconds))
+            raise TokError(f"the sound from {first:.3f} to {after:.3f} s is lost: --conceal decodes the rest")
+        self.gaps.append((first, after))
         return frames

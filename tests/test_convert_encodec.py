@@ -7,6 +7,7 @@ import torch
 from encodec import EncodecModel
 
 from codec import checkpoint
+from codec.api import load
 from codec.convert import import_weights
 from codec.errors import CheckpointError
 from codec.stream import StreamDecoder, StreamEncoder
@@ -77,3 +78,47 @@ def test_what_is_no_model_of_the_package_is_refused(tmp_path, mono):
     with pytest.raises(CheckpointError, match="no dictionary of tensors"):
         import_weights("encodec", str(tmp_path / "other.th"), out)
     assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def stereo(tmp_path_factory):
+    """The 48 kHz model with random weights, and its import."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(4)
+        model = randomly(EncodecModel.encodec_model_48khz(pretrained=False))
+    model.segment = 1.0  # its own loader forgets it
+    folder = tmp_path_factory.mktemp("encodec")
+    torch.save(model.state_dict(), folder / "48.th")
+    import_weights("encodec", str(folder / "48.th"), folder / "48.safetensors")
+    return model, load(folder / "48.safetensors")
+
+
+def sound(samples):
+    """Stereo noise that grows, so that every segment has another level."""
+    noise = torch.randn(1, 2, samples, generator=torch.Generator().manual_seed(samples))
+    return noise * torch.linspace(0.01, 0.3, samples)
+
+
+@pytest.mark.parametrize(("samples", "least"), [(100_000, 24.0), (7_001, 3.0)])
+@torch.no_grad()
+def test_same_codes_and_samples_at_48_khz(stereo, samples, least):
+    theirs, ours = stereo
+    audio = sound(samples)
+    for bandwidth, books in ((3.0, 2), (6.0, 4), (12.0, 8), (24.0, 16)):
+        if bandwidth < least:
+            continue
+        theirs.set_target_bandwidth(bandwidth)
+        frames = theirs.encode(audio)
+        assert ours.bitrate(books) == 1000 * bandwidth
+        codes = ours.encode(audio, num_codebooks=books)
+        assert codes.max() < 1024
+        mine = list(ours.segments([codes]))
+        assert len(mine) == len(frames)
+        for (code, level), (their_code, their_level) in zip(mine, frames, strict=True):
+            assert torch.equal(code, their_code)
+            torch.testing.assert_close(level, their_level[:, 0], rtol=1e-5, atol=0)
+        torch.testing.assert_close(
+            ours.decode(codes, num_samples=samples), theirs.decode(frames)[..., :samples], rtol=0, atol=1e-5
+        )
+        assert torch.equal(ours.encode(audio, num_codebooks=16)[:, :books], codes)

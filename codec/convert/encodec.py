@@ -62,7 +62,7 @@ def convert(state: dict[str, Tensor], name: str) -> tuple[dict[str, Any], dict[s
         "pad": "mirror",
         "causal": not stereo,
     }
-    config = {
+    config: dict[str, Any] = {
         "model": {
             "sample_rate": sample_rate,
             "channels": source.shape("encoder.model.0.conv.conv")[1],
@@ -77,6 +77,8 @@ def convert(state: dict[str, Tensor], name: str) -> tuple[dict[str, Any], dict[s
             "learn": "frozen",
         },
     }
+    if stereo:  # a second at a time, of which the last hundredth fades into the next
+        config["model"]["segments"] = {"length": sample_rate, "stride": sample_rate * 99 // 100}
     metadata = {
         "recipe": "encodec",
         "origin": f"encodec package, {os.path.basename(name)}",
@@ -102,9 +104,10 @@ def _network(source: Source, part: str, stereo: bool) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
 
     def conv(theirs: str, ours: str, kind: str = "conv") -> None:
-        weights.update(layer(source, f"{theirs}.{kind}.{kind}", f"{ours}.0" if stereo else ours))
+        inside = stereo and kind == "conv"  # the transposed ones norm before they cut their ends
+        weights.update(layer(source, f"{theirs}.{kind}.{kind}", f"{ours}.0" if inside else ours))
         if stereo:
-            weights.update(layer(source, f"{theirs}.{kind}.norm", f"{ours}.1"))
+            weights.update(layer(source, f"{theirs}.{kind}.norm", f"{ours}.1" if inside else f"{ours}.norm"))
 
     numbers = sorted(
         {int(found[1]) for key in source if (found := re.match(rf"{part}\.model\.(\d+)\.", key))}

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.errors import ConfigError
+from codec.nn.receptive import receptive_field
 from codec.nn.state import StreamState
 from codec.quantizers.base import Quantizer
+
+Span = tuple[int, int]  # first sample or frame, and the first one after
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,27 @@ class Codec(nn.Module):
         sizes = self.quantizer.codebook_sizes[:num_codebooks]
         return self.frame_rate * sum(math.ceil(math.log2(size)) for size in sizes)
 
+    def num_frames(self, samples: int) -> int:
+        """T of a signal of so many samples."""
+        return -(-samples // self.hop)
+
+    def frames_for(self, first: int, after: int | None) -> tuple[int, int | None, int]:
+        """What to decode to hear the samples from `first` to before `after` (None: to the end).
+
+        Returns:
+            The first frame, how many (None: all that follow), and the sample with which their sound begins.
+        """
+        field = receptive_field(self.decoder)
+        begin = 0 if math.isinf(field.back) else max(0, first // self.hop - int(field.back))
+        frames = None
+        if after is not None and not math.isinf(field.ahead):
+            frames = self.num_frames(after) + int(field.ahead) - begin
+        return begin, frames, begin * self.hop
+
+    def samples_of(self, first: int, after: int) -> Span:
+        """The samples that are lost with the frames from `first` to before `after`."""
+        return first * self.hop, after * self.hop
+
     @torch.no_grad()
     def start(self, audio: Tensor) -> None:
         """Before training: set what starts from data, linear maps by their statistics and codebooks by k-means.
@@ -132,8 +156,7 @@ class Codec(nn.Module):
         Raises:
             ValueError: wrong shape.
         """
-        if audio.dim() != 3 or audio.shape[1] != self.channels:
-            raise ValueError(f"audio has shape {tuple(audio.shape)}, expected (B, {self.channels}, N)")
+        self._check(audio)
         padded = self.fill_frame(audio)
         z = self.encoder(padded) if state is None else self.encoder(padded, state)
         return self.quantizer.encode(z, num_codebooks=num_codebooks, beam=beam, refine=refine)
@@ -166,3 +189,7 @@ class Codec(nn.Module):
             return audio
         missing = -audio.shape[-1] % self.hop
         return F.pad(audio, (0, missing)) if missing else audio
+
+    def _check(self, audio: Tensor) -> None:
+        if audio.dim() != 3 or audio.shape[1] != self.channels:
+            raise ValueError(f"audio has shape {tuple(audio.shape)}, expected (B, {self.channels}, N)")

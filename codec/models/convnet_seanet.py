@@ -182,23 +182,20 @@ class _Maker:
     def conv(
         self, inside: int, outside: int, kernel: int, *, stride: int = 1, dilation: int = 1
     ) -> nn.Module:
-        return self._normed(
-            conv1d(
-                inside,
-                outside,
-                kernel,
-                stride=stride,
-                dilation=dilation,
-                causal=self.causal,
-                mirror=self.mirror,
-            ),
+        conv = conv1d(
+            inside,
             outside,
+            kernel,
+            stride=stride,
+            dilation=dilation,
+            causal=self.causal,
+            mirror=self.mirror,
         )
+        return StreamSequential(conv, TimeGroupNorm(1, outside)) if self.norm == "time" else conv
 
     def conv_transpose(self, inside: int, outside: int, kernel: int, *, stride: int) -> nn.Module:
-        return self._normed(
-            conv_transpose1d(inside, outside, kernel, stride=stride, causal=self.causal), outside
-        )
+        norm = TimeGroupNorm(1, outside) if self.norm == "time" else None
+        return conv_transpose1d(inside, outside, kernel, stride=stride, causal=self.causal, norm=norm)
 
     def unit(self, width: int, index: int) -> nn.Module:
         inside = width // self.compress
@@ -215,6 +212,3 @@ class _Maker:
         if self.norm == "weight":
             weight_norm(body)
         return body
-
-    def _normed(self, conv: nn.Module, channels: int) -> nn.Module:
-        return StreamSequential(conv, TimeGroupNorm(1, channels)) if self.norm == "time" else conv

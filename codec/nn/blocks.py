@@ -15,6 +15,7 @@ from codec.nn.conv import (
     is_stateful,
 )
 from codec.nn.padded import PaddedConv1d, PaddedConvTranspose1d, align
+from codec.nn.signal import TimeGroupNorm
 from codec.nn.state import StreamState
 
 
@@ -41,10 +42,20 @@ def conv1d(
 
 
 def conv_transpose1d(
-    in_channels: int, out_channels: int, kernel_size: int, *, causal: bool, stride: int = 1, bias: bool = True
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    causal: bool,
+    stride: int = 1,
+    bias: bool = True,
+    norm: TimeGroupNorm | None = None,
 ) -> nn.ConvTranspose1d:
-    """A transposed convolution that looks back only or both ways, `(B, C, T)` to `(B, C', T * stride)`."""
-    kind = CausalConvTranspose1d if causal else PaddedConvTranspose1d
+    """A transposed convolution that looks back only or both ways, `(B, C, T)` to `(B, C', T * stride)`.
+
+    One that looks both ways may have a norm over all that it makes, the ends that it cuts off included.
+    """
+    kind = CausalConvTranspose1d if causal else partial(PaddedConvTranspose1d, norm=norm)
     return kind(in_channels, out_channels, kernel_size, stride=stride, bias=bias)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from codec.nn.conv import convolve_with
 from codec.nn.functional import join_time, newest, pad_time, transpose_convolve
+from codec.nn.signal import TimeGroupNorm
 from codec.nn.state import StreamState
 
 
@@ -101,6 +102,7 @@ class PaddedConvTranspose1d(nn.ConvTranspose1d):
         kernel_size: taps, at least the stride.
         stride: samples per frame.
         bias: adds a learned bias.
+        norm: of the samples with the ends that are then cut off, as in EnCodec at 48 kHz.
 
     Raises:
         ValueError: the kernel is shorter than the stride.
@@ -114,20 +116,21 @@ class PaddedConvTranspose1d(nn.ConvTranspose1d):
         *,
         stride: int = 1,
         bias: bool = True,
+        norm: TimeGroupNorm | None = None,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, bias=bias)
         if kernel_size < stride:
             raise ValueError(f"a kernel of {kernel_size} leaves holes at a stride of {stride}")
-        total = kernel_size - stride
-        self.cut = total - total // 2
-        self.overhang = -(-self.cut // stride)  # frames after the last one that it still speaks in
+        self.ends = kernel_size - stride  # samples more than `T * stride`, before they are cut
+        self.cut = self.ends - self.ends // 2
         self.history = -(-kernel_size // stride) - 1
+        self.norm = norm
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:  # type: ignore[override]
         """`(B, C, T)` to `(B, C', T * stride)`; in a stream, to the samples that are complete by now."""
         if state is None:
             before = x.new_zeros(*x.shape[:2], self.history)
-            return self._samples(before, x, first=self.cut, last=True)
+            return self._samples(before, x, first=self.cut, last=True, state=state)
         held, first = state.take(self), 0
         if held is None:
             start = state.take((self, "start"))
@@ -140,18 +143,22 @@ class PaddedConvTranspose1d(nn.ConvTranspose1d):
             held, first = x.new_zeros(*x.shape[:2], self.history), self.cut
         if not state.last:
             state.hold(self, newest(held, x, self.history))
-        return self._samples(held, x, first=first, last=state.last)
+        return self._samples(held, x, first=first, last=state.last, state=state)
 
-    def _samples(self, before: Tensor, x: Tensor, *, first: int, last: bool) -> Tensor:
+    def _samples(
+        self, before: Tensor, x: Tensor, *, first: int, last: bool, state: StreamState | None
+    ) -> Tensor:
         """What frames `x` after `before` say, from sample `first` on; at the `last` with what they say later."""
-        drop = 0
+        length = x.shape[-1] * self.stride[0]
         if last:
-            x, drop = pad_time(x, 0, self.overhang), self.overhang * self.stride[0] - self.cut
+            x, length = pad_time(x, 0, self.history), length + self.ends
         if x.shape[-1] == 0:
             return x.new_zeros(x.shape[0], self.out_channels, 0)
         # the frames before were heard already; their taps that reach into this chunk are in the sum
-        y = transpose_convolve(x, self.weight, self.bias, stride=self.stride[0], before=before)
-        return y[..., first : y.shape[-1] - drop]
+        y = transpose_convolve(x, self.weight, self.bias, stride=self.stride[0], before=before)[..., :length]
+        if self.norm is not None:
+            y = self.norm(y, state)
+        return y[..., first : length - (self.ends - self.cut if last else 0)]
 
 
 def pad_ends(x: Tensor, left: int, right: int, *, mirror: bool) -> Tensor:

@@ -93,7 +93,7 @@ def _(module: CausalConvTranspose1d, span: Span) -> Span:
 
 @needs.register
 def _(module: PaddedConvTranspose1d, span: Span) -> Span:
-    return _transposed(module, span, module.cut)
+    return _transposed(module, span if module.norm is None else (-math.inf, math.inf), module.cut)
 
 
 def _transposed(module: nn.ConvTranspose1d, span: Span, cut: int) -> Span:
