@@ -61,6 +61,7 @@ PARTS: dict[str, str] = {
     "hinge": "codec.losses.adversarial:HingeLoss",
     "feature_sum": "codec.losses.adversarial:FeatureLoss",
     "feature_normalized": "codec.losses.adversarial:NormalizedFeatureLoss",
+    "semantic_teacher": "codec.losses.teacher:SemanticTeacher",
 }
 
 # where the classes that may fill a place of the configuration live

@@ -113,6 +113,32 @@ def check_laws(quantizer: Quantizer, z: Tensor) -> None:
     assert quantizer(z[:0]).quantized.shape == (0, quantizer.dim, frames)
 
 
+@pytest.mark.parametrize("label", SMALL)
+def test_first_is_what_the_first_books_give_alone(label: str) -> None:
+    quantizer, z = make(label), latents()
+    step(quantizer, z)
+    out = quantizer.eval()(z)
+    first = getattr(getattr(quantizer, "inner", quantizer), "first", quantizer.prefixes[-1])
+    assert first == {"rvq": 1, "grvq": 2, "mcrvq": 3, "product": 3, "split_rvq": 2}.get(label, first)
+    assert torch.equal(out.first, quantizer.decode(out.codes[:, :first]))
+    z = z.requires_grad_()
+    quantizer.train()(z).first.square().mean().backward()
+    assert z.grad is not None
+    assert z.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("label", ["rvq", "grvq", "split_rvq"])
+def test_first_takes_part_in_no_dropout(label: str) -> None:
+    quantizer, z = make(label, dropout=1.0), latents(batch=8)
+    step(quantizer, z)
+    quantizer.train()
+    twin = copy.deepcopy(quantizer)
+    whole = twin(z, num_codebooks=twin.prefixes[-1])
+    dropped = quantizer(z)
+    assert (dropped.codes < 0).any()
+    torch.testing.assert_close(dropped.first, whole.first)
+
+
 def check_state(quantizer: Quantizer, twin: Quantizer, z: Tensor) -> None:
     """A copy made from the state dict does the same, in training too, to the last bit."""
     twin.load_state_dict(quantizer.state_dict(), strict=True)

@@ -277,6 +277,7 @@ def test_refuses_to_write_over_a_run(config: Config, tmp_path: Path) -> None:
 MISTAKES = {
     "+loss.weights.loudness=1": "names 'loudness', but there is no such loss",
     "~loss.weights.mel": "no weight for 'mel'",
+    "+loss.terms.x={name: lsgan}": "'x' compares no decoded audio",
     "hop=300": "multiply to 320, but the hop is 300",
     "+model.decoder.strides=[2,3]": "no setting 'strides'",
     "model.encoder.frame=80": "hop is 160 and the decoder's is 320",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from codec.errors import ConfigError
 from codec.nn.spectrogram import STFT
 
 
@@ -66,16 +67,19 @@ class ReconstructionLosses(ReconstructionLoss):
         parts: label to loss.
 
     Raises:
-        ValueError: two terms have the same name.
+        ConfigError: two terms have the same name, or a part is no reconstruction loss.
     """
 
     def __init__(self, parts: Mapping[str, ReconstructionLoss]) -> None:
         super().__init__()
+        for label, part in parts.items():
+            if not isinstance(part, ReconstructionLoss):
+                raise ConfigError(f"{label!r} compares no decoded audio: it is no term of the reconstruction")
         self.parts = nn.ModuleDict(parts)
         names = [_label(label, term, part) for label, part in parts.items() for term in part.names]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
-            raise ValueError(f"two terms of the loss are called {', '.join(sorted(twice))}")
+            raise ConfigError(f"two terms of the loss are called {', '.join(sorted(twice))}")
         self.names = tuple(names)
 
     def compare(self, pair: AudioPair) -> dict[str, Tensor]:

@@ -27,12 +27,14 @@ class CodecOutput:
         codes: `(B, K, T)` int64.
         losses: the quantizer's unweighted scalars.
         metrics: detached values to log.
+        first: `(B, D, T)` latents that the first books alone give, for a semantic teacher.
     """
 
     audio: Tensor
     codes: Tensor
     losses: dict[str, Tensor]
     metrics: dict[str, Tensor]
+    first: Tensor
 
 
 class Codec(nn.Module):
@@ -133,7 +135,7 @@ class Codec(nn.Module):
         z = self.encoder(self.fill_frame(audio))
         quantized = self.quantizer(z, num_codebooks=num_codebooks)
         restored = self.decode_latent(quantized.quantized)[..., : audio.shape[-1]]
-        return CodecOutput(restored, quantized.codes, quantized.losses, quantized.metrics)
+        return CodecOutput(restored, quantized.codes, quantized.losses, quantized.metrics, quantized.first)
 
     def encode(
         self,

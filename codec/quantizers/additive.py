@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from codec import ops
 from codec.errors import ConfigError
-from codec.quantizers.base import Losses, Quantizer, check_prefixes, name_metrics
+from codec.quantizers.base import Losses, Pass, Quantizer, check_prefixes, name_metrics
 from codec.quantizers.codebook.book import Book, Pick
 from codec.quantizers.codebook.sync import all_reduce
 from codec.quantizers.search import refine_codes, search_beam, stack_tables
@@ -54,6 +54,8 @@ class Additive(Quantizer):
         self.prefixes = check_prefixes(prefixes, len(self.stages))
         self.codebook_sizes = tuple(self.book(k).size for k in range(len(self.stages)))
         self.detach_stages = detach_stages
+        # the stages that come before any channel is quantized a second time
+        self.first = next((k for k in range(1, len(spans)) if spans[k][0] == spans[0][0]), len(spans))
         self._stack: tuple[list[Tensor], Tensor] | None = None
 
     def book(self, stage: int) -> Book:
@@ -75,7 +77,7 @@ class Additive(Quantizer):
 
     def _assign(
         self, x: Tensor, rows: Sequence[int], *, given: Tensor | None = None, begin: bool = False
-    ) -> tuple[Tensor, list[tuple[Tensor, Pick]]]:
+    ) -> list[tuple[Tensor, Pick]]:
         """Run the stages, with gradients.
 
         Args:
@@ -85,11 +87,10 @@ class Additive(Quantizer):
             begin: let books that never saw data start from what they see.
 
         Returns:
-            The detached sum (B, T, D), and per stage its detached input (M, d) and its pick.
+            Per stage its detached input (M, d) and its pick.
         """
         residual = x.detach().nan_to_num(0.0, 0.0, 0.0)
         zero = x - x.detach()  # brings the gradient of x to each stage, and NaN to its losses
-        total = torch.zeros_like(residual)
         picks: list[tuple[Tensor, Pick]] = []
         for stage, (count, (low, high)) in enumerate(zip(rows, self.spans, strict=False)):
             if count == 0:
@@ -102,15 +103,13 @@ class Additive(Quantizer):
             if not (self.detach_stages and any(low == start for start, _ in self.spans[:stage])):
                 attached = seen + zero[:count, :, low:high].reshape(-1, high - low)
             pick = book.pick(attached, None if given is None else given[:count, :, stage].reshape(-1))
-            value = pick.value.detach().view(count, -1, high - low)
-            residual[:count, :, low:high] -= value
-            total[:count, :, low:high] += value
+            residual[:count, :, low:high] -= pick.value.detach().view(count, -1, high - low)
             picks.append((seen, pick))
-        return total, picks
+        return picks
 
     # ---- training ----
 
-    def _forward(self, x: Tensor, num: int | None) -> tuple[Tensor, Tensor, Losses, Losses]:
+    def _forward(self, x: Tensor, num: int | None) -> Pass:
         batch, frames, _ = x.shape
         bad = (~torch.isfinite(x.detach())).sum()
         if self.training:
@@ -126,8 +125,9 @@ class Additive(Quantizer):
         given = None
         if not self.training:
             given = self._search(x.detach().reshape(-1, self.dim), stages, 1, 0).view(batch, frames, stages)
-        total, picks = self._assign(x, rows, given=given, begin=begin)
-        quantized = self._attach(x, total, picks)
+        picks = self._assign(x, rows, given=given, begin=begin)
+        quantized = self._attach(x, picks)
+        first = self._attach(x, picks[: self.first]) if len(picks) > self.first else quantized
         codes = torch.full((batch, frames, stages), -1, dtype=torch.int64, device=x.device)
         for k, (_, pick) in enumerate(picks):
             codes[: rows[k], :, k] = pick.index.view(rows[k], frames)
@@ -141,11 +141,15 @@ class Additive(Quantizer):
         metrics |= name_metrics(measured)
         if shuffled:
             back = sorted(range(batch), key=order.__getitem__)
-            quantized, codes = quantized[back], codes[back]
-        return quantized, codes, self._losses(x, picks), metrics
+            quantized, first, codes = quantized[back], first[back], codes[back]
+        return quantized, first, codes, self._losses(x, picks), metrics
 
-    def _attach(self, x: Tensor, total: Tensor, picks: list[tuple[Tensor, Pick]]) -> Tensor:
-        """The sum with its gradient: one bridge around all stages, or each pick's own."""
+    def _attach(self, x: Tensor, picks: list[tuple[Tensor, Pick]]) -> Tensor:
+        """The sum of some picks with its gradient: one bridge around these stages, or each pick's own."""
+        total = torch.zeros_like(x, requires_grad=False)
+        for (seen, pick), (low, high) in zip(picks, self.spans, strict=False):
+            count = len(seen) // x.shape[1]
+            total[:count, :, low:high] += pick.value.detach().view(count, -1, high - low)
         if not picks:
             return total + (x - x.detach())
         if picks[0][1].own is not None:

@@ -12,6 +12,7 @@ from codec.errors import CodecError, ConfigError
 from codec.quantizers.codebook.sync import several
 
 Losses = dict[str, Tensor]
+Pass = tuple[Tensor, Tensor, Tensor, Losses, Losses]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,17 @@ class QuantizerOutput:
         codes: (B, K, T) int64; -1 where quantizer dropout left a book out (in training only).
         losses: unweighted scalars, such as ``commit`` and ``codebook``.
         metrics: detached scalars, such as ``perplexity`` and ``usage`` (means) and ``usage/0`` (one book).
+        first: (B, D, T) what the first books alone give, with the same gradient as if there were no others: the
+            first stage of a residual quantizer, the semantic books of a split one, else all books. It is what a
+            teacher of phonetics looks at. It comes from the same pass, for a second one would let the books learn
+            twice, and decoding the codes afterwards would read tables that have moved.
     """
 
     quantized: Tensor
     codes: Tensor
     losses: dict[str, Tensor]
     metrics: dict[str, Tensor]
+    first: Tensor
 
 
 class Quantizer(nn.Module, ABC):
@@ -70,8 +76,9 @@ class Quantizer(nn.Module, ABC):
             x = z.float().transpose(1, 2)
             if not self.training:
                 _refuse_nonfinite(z)
-            quantized, codes, losses, metrics = self._forward(x, num)
-        return QuantizerOutput(quantized.transpose(1, 2), codes.transpose(1, 2), losses, metrics)
+            done = self._forward(x, num)
+        quantized, first, codes = (part.transpose(1, 2) for part in done[:3])
+        return QuantizerOutput(quantized, codes, *done[3:], first)
 
     @torch.no_grad()
     def encode(
@@ -112,8 +119,8 @@ class Quantizer(nn.Module, ABC):
         return x.view(batch, frames, self.dim).transpose(1, 2)
 
     @abstractmethod
-    def _forward(self, x: Tensor, num: int | None) -> tuple[Tensor, Tensor, Losses, Losses]:
-        """Quantize (B, T, D) float32; give (B, T, D), codes (B, T, K'), losses and metrics."""
+    def _forward(self, x: Tensor, num: int | None) -> Pass:
+        """Quantize (B, T, D) float32; give (B, T, D), the first books' (B, T, D), codes (B, T, K'), losses, metrics."""
 
     @abstractmethod
     def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:

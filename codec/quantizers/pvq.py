@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from codec.errors import ConfigError
-from codec.quantizers.base import Losses, Quantizer, check_prefixes, name_metrics
+from codec.quantizers.base import Losses, Pass, Quantizer, check_prefixes, name_metrics
 from codec.quantizers.codebook.book import Book, usage_perplexity
 from codec.quantizers.codebook.bridge import straight_through
 from codec.quantizers.codebook.sync import all_reduce
@@ -156,7 +156,7 @@ class PVQ(Quantizer):
     def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
         return self._codes(x)[0][:, :num]
 
-    def _forward(self, x: Tensor, num: int | None) -> tuple[Tensor, Tensor, Losses, Losses]:
+    def _forward(self, x: Tensor, num: int | None) -> Pass:
         batch, frames, _ = x.shape
         bad = (~torch.isfinite(x.detach())).sum()
         clean = x.detach().nan_to_num(0.0, 0.0, 0.0).reshape(-1, self.dim)
@@ -185,7 +185,8 @@ class PVQ(Quantizer):
         metrics: Losses = {"nonfinite": bad} if self.training else {}
         metrics |= name_metrics([self._measure(codes[..., k]) for k in range(stages)])
         error = ((x - values) * kept).square().sum() / max(int(kept.sum()) * frames, 1)
-        return straight_through(x, values), codes, {"commit": error}, metrics
+        quantized = straight_through(x, values)
+        return quantized, quantized, codes, {"commit": error}, metrics
 
     def _measure(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         counts = torch.unique(codes[codes >= 0], return_counts=True)[1].float()

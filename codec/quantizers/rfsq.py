@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.quantizers.additive import Additive, split
-from codec.quantizers.base import Losses, Quantizer
+from codec.quantizers.base import Pass, Quantizer
 from codec.quantizers.codebook.book import Book
 
 
@@ -62,10 +62,11 @@ class ResidualFSQ(Quantizer):
         x = self.down(x)
         return x if self.robust else torch.tanh(x)
 
-    def _forward(self, x: Tensor, num: int | None) -> tuple[Tensor, Tensor, Losses, Losses]:
+    def _forward(self, x: Tensor, num: int | None) -> Pass:
         y = self._lead_in(x.reshape(-1, self.dim)).view(*x.shape[:2], self.inner.dim)
-        quantized, codes, losses, metrics = self.inner._forward(y, num)
-        return self.up(quantized.flatten(0, 1)).view(x.shape), codes, losses, metrics
+        quantized, first, *rest = self.inner._forward(y, num)
+        whole, part = (self.up(found.flatten(0, 1)).view(x.shape) for found in (quantized, first))
+        return whole, part, *rest
 
     def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
         return self.inner._search(self._lead_in(x), num, beam, refine)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from codec.errors import ConfigError
 from codec.quantizers.additive import split
-from codec.quantizers.base import Losses, Quantizer, check_prefixes, name_metrics
+from codec.quantizers.base import Losses, Pass, Quantizer, check_prefixes, name_metrics
 from codec.quantizers.codebook.book import usage_perplexity
 from codec.quantizers.codebook.bridge import straight_through
 from codec.quantizers.codebook.sync import all_reduce
@@ -117,7 +117,7 @@ class Scalar(Quantizer):
 
     # ---- the interface ----
 
-    def _forward(self, x: Tensor, num: int | None) -> tuple[Tensor, Tensor, Losses, Losses]:
+    def _forward(self, x: Tensor, num: int | None) -> Pass:
         batch, frames, _ = x.shape
         bad = (~torch.isfinite(x.detach())).sum()
         if self.training:
@@ -143,7 +143,7 @@ class Scalar(Quantizer):
         metrics: Losses = {"nonfinite": bad} if self.training else {}
         metrics |= name_metrics([self._measure(k, codes[..., k].flatten()) for k in range(stages)])
         losses = self._terms(bounded, values) if len(y) else dict.fromkeys(self.loss_names, y.new_zeros(()))
-        return quantized, codes, losses, metrics
+        return quantized, quantized, codes, losses, metrics
 
     def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
         return self.pack(self._digits(self._bound(self.down(x))))[:, :num]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.errors import ConfigError
-from codec.quantizers.base import Losses, Quantizer
+from codec.quantizers.base import Pass, Quantizer
 from codec.quantizers.codebook import Choices
 from codec.quantizers.rvq import RVQ
 
@@ -15,7 +15,7 @@ from codec.quantizers.rvq import RVQ
 class SplitRVQ(Quantizer):
     """Semantic books first, acoustic books beside them, each behind linear layers of its own (Mimi, arXiv 2410.00037).
 
-    Quantizer dropout leaves the semantic books alone. ``semantic`` is what a teacher of phonetics should see.
+    Quantizer dropout leaves the semantic books alone. A teacher of phonetics sees them alone.
 
     Args:
         dim: latent width D.
@@ -59,18 +59,14 @@ class SplitRVQ(Quantizer):
         self.prefixes = prefixes
         self.codebook_sizes = (codebook_size,) * num_codebooks
 
-    def semantic(self, z: Tensor) -> Tensor:
-        """What the semantic books make of latents (B, D, T): (B, width, T), with gradient."""
-        return self.semantic_rvq(self.down[0](z.transpose(1, 2)).transpose(1, 2)).quantized
-
-    def _forward(self, x: Tensor, num: int | None) -> tuple[Tensor, Tensor, Losses, Losses]:
-        meaning, codes, losses, metrics = self.semantic_rvq._forward(self._each(self.down[0], x), None)
+    def _forward(self, x: Tensor, num: int | None) -> Pass:
+        meaning, _, codes, losses, metrics = self.semantic_rvq._forward(self._each(self.down[0], x), None)
         quantized = self._each(self.up[0], meaning)
         rest = None if num is None else num - self.first
         if rest == 0:
-            return quantized, codes, losses, metrics
+            return quantized, quantized, codes, losses, metrics
         left = x if self.parallel else x - quantized.detach()
-        sound, more, losses2, metrics2 = self.acoustic_rvq._forward(self._each(self.down[1], left), rest)
+        sound, _, more, losses2, metrics2 = self.acoustic_rvq._forward(self._each(self.down[1], left), rest)
         share = codes.shape[2] / (codes.shape[2] + more.shape[2])
         merged = {k: share * losses[k] + (1 - share) * losses2[k] for k in losses}
         for name, value in metrics2.items():
@@ -79,7 +75,8 @@ class SplitRVQ(Quantizer):
                 metrics[f"{kind}/{int(book) + self.first}"] = value
             elif kind != "nonfinite":
                 metrics[kind] = share * metrics[kind] + (1 - share) * value
-        return quantized + self._each(self.up[1], sound), torch.cat([codes, more], 2), merged, metrics
+        whole = quantized + self._each(self.up[1], sound)
+        return whole, quantized, torch.cat([codes, more], 2), merged, metrics
 
     def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
         codes = self.semantic_rvq._search(self.down[0](x), self.first, beam, refine)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from codec.errors import ConfigError
-from codec.quantizers.base import Losses, Quantizer, check_prefixes, name_metrics
+from codec.quantizers.base import Losses, Pass, Quantizer, check_prefixes, name_metrics
 from codec.quantizers.codebook.book import usage_perplexity
 from codec.quantizers.codebook.bridge import straight_through
 from codec.quantizers.scalar import keep
@@ -83,7 +83,7 @@ class TurboQuant(Quantizer):
         unit = torch.cat(channels, 1)
         return length[:, None] * (F.pad(unit, (0, self.dim - unit.shape[1])) @ self.rotation)
 
-    def _forward(self, x: Tensor, num: int | None) -> tuple[Tensor, Tensor, Losses, Losses]:
+    def _forward(self, x: Tensor, num: int | None) -> Pass:
         batch, frames, _ = x.shape
         flat = x.detach().nan_to_num(0.0, 0.0, 0.0).reshape(-1, self.dim)
         numbers = self._draw(batch, num)
@@ -99,7 +99,8 @@ class TurboQuant(Quantizer):
         codes = codes.masked_fill(~sent, -1)
         metrics: Losses = {"nonfinite": (~torch.isfinite(x.detach())).sum()} if self.training else {}
         metrics |= name_metrics([self._measure(codes[..., k], self.codebook_sizes[k]) for k in range(stages)])
-        return straight_through(x, values), codes, {}, metrics
+        quantized = straight_through(x, values)
+        return quantized, quantized, codes, {}, metrics
 
     @staticmethod
     def _measure(codes: Tensor, size: int) -> tuple[Tensor, Tensor]:

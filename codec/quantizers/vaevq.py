@@ -6,7 +6,7 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from codec.quantizers.base import Losses
+from codec.quantizers.base import Pass
 from codec.quantizers.codebook import Choices
 from codec.quantizers.rvq import RVQ
 
@@ -46,8 +46,8 @@ class VAEVQ(RVQ):
         nn.init.zeros_(self.log_variance.weight)
         nn.init.constant_(self.log_variance.bias, -4.0)
 
-    def _forward(self, x: Tensor, num: int | None) -> tuple[Tensor, Tensor, Losses, Losses]:
-        quantized, codes, losses, metrics = super()._forward(x, num)
+    def _forward(self, x: Tensor, num: int | None) -> Pass:
+        quantized, first, codes, losses, metrics = super()._forward(x, num)
         log_var = self.log_variance(x).clamp(-20, 10)
         sigma = (0.5 * log_var).exp()
         if x.numel():
@@ -59,7 +59,7 @@ class VAEVQ(RVQ):
         if self.training and self.sampled:
             drawn = torch.rand(len(x), 1, 1, device=x.device) < self.sampled
             quantized = torch.where(drawn, x + sigma * torch.randn_like(x), quantized)
-        return quantized, codes, losses, metrics
+        return quantized, first, codes, losses, metrics
 
     def _spread_of_codes(self) -> Tensor:
         """2-Wasserstein distance, per channel, of the sum of a random code of each book to N(0, I)."""

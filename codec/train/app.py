@@ -213,11 +213,12 @@ def make_task(
         {label: make("loss", spec, **given) for label, spec in config.loss.terms.items()}
     )
     found = {label: make("discriminator", spec, **given) for label, spec in config.discriminator.items()}
-    adversarial, feature = config.loss.adversarial, config.loss.feature
+    adversarial, feature, teacher = config.loss.adversarial, config.loss.feature, config.loss.teacher
     if found and adversarial is None:
         raise ConfigError("there are discriminators, but loss.adversarial is not set")
     names = list(losses.names) + ["adv"] * bool(found) + ["fm"] * bool(found and feature)
-    _check_weights(config.loss.weights, [*names, *_quantizer_losses(codec)])
+    rest = [*_quantizer_losses(codec), *["teacher"] * bool(teacher)]
+    _check_weights(config.loss.weights, [*names, *rest])
     balancer = None
     if config.loss.balancer is not None:
         audible = {name: weight for name, weight in config.loss.weights.items() if name in names and weight}
@@ -232,6 +233,7 @@ def make_task(
         discriminators=Discriminators(found) if found else None,
         adversarial=make("loss", adversarial) if found and adversarial else None,
         feature=make("loss", feature) if found and feature else None,
+        teacher=make("loss", teacher, dim=codec.quantizer.dim, hop=codec.hop, **given) if teacher else None,
         balancer=balancer,
         choices=codebook_choices(config, rates),
         seed=config.seed,

@@ -22,6 +22,7 @@ class LossConfig:
         terms: label to reconstruction loss, `{name, ...}`.
         adversarial: kind of adversarial loss, `{name}`; None without discriminators.
         feature: kind of feature matching, `{name}`; None without it.
+        teacher: semantic teacher of the first books, `{name, source, ...}`; None without it.
         weights: term to weight, of every term there is; 0 logs a term only.
         balancer: settings of the gradient balancer; None adds the weighted terms.
     """
@@ -29,6 +30,7 @@ class LossConfig:
     terms: dict[str, Any] = field(default_factory=dict)
     adversarial: dict[str, Any] | None = None
     feature: dict[str, Any] | None = None
+    teacher: dict[str, Any] | None = None
     weights: dict[str, float] = field(default_factory=dict)
     balancer: dict[str, Any] | None = None
 

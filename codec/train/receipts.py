@@ -66,9 +66,12 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
         source | {"root": Path(source["root"]).name} if source.get("root") else source
         for source in data.get("sources") or []
     ]
+    loss = dict(config["loss"])
+    if loss["teacher"] and Path(str(loss["teacher"].get("source"))).expanduser().is_dir():
+        loss["teacher"] = loss["teacher"] | {"source": Path(loss["teacher"]["source"]).name}
     logger = {key: value for key, value in config["logger"].items() if key != "save_dir"}
     place = {"dir": Path(config["dir"]).name, "resume": bool(config["resume"])}
-    return config | {"data": data, "logger": logger} | place
+    return config | {"data": data, "loss": loss, "logger": logger} | place
 
 
 def thin(rows: list[dict[str, Any]], keys: Iterable[str], most: int = POINTS) -> list[dict[str, float]]:

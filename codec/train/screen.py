@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from lightning import Trainer
 from rich.table import Table
@@ -31,6 +33,7 @@ def screen(config: RunConfig, task: CodecTask, data: EndlessData, trainer: Train
         ),
         "multiply-adds": ", ".join(f"{name} {count / 1e9:.2f} G" for name, count in macs.items())
         + " per second of audio",
+        "teacher": _teacher(task),
         "batch": f"{batch} crops of {seconds:.2f} s"
         + (f" ({trainer.world_size} processes of {data.batch_size})" if trainer.world_size > 1 else "")
         + f", {trainer.precision}",
@@ -41,7 +44,8 @@ def screen(config: RunConfig, task: CodecTask, data: EndlessData, trainer: Train
     }
     table = Table(title=config.name, show_header=False, box=None, title_justify="left", pad_edge=False)
     for name, text in rows.items():
-        table.add_row(name, text)
+        if text:
+            table.add_row(name, text)
     return table
 
 
@@ -72,6 +76,17 @@ def multiply_adds(codec: Codec) -> dict[str, float]:
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def _teacher(task: CodecTask) -> str:
+    if task.teacher is None:
+        return ""
+    features: Any = task.teacher.features
+    layer = "last layer" if features.layer is None else f"layer {features.layer}"
+    return (
+        f"{features.kind}, {features.size / 1e6:.1f} M weights, frozen, {layer} of {features.width} channels, "
+        f"{features.rate:g} frames/s"
+    )
 
 
 def _sizes(books: tuple[int, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -41,6 +41,7 @@ class CodecTask(lightning.LightningModule):
         discriminators: None trains without an adversary.
         adversarial: adversarial loss.
         feature: feature matching loss; None for none.
+        teacher: semantic teacher of the first books, `(first, audio)` to named scalars; it learns with the codec.
         balancer: gradient balancer; None adds the weighted terms.
         choices: numbers of books of which one is drawn for each batch.
         seed: of everything that is drawn.
@@ -62,6 +63,7 @@ class CodecTask(lightning.LightningModule):
         discriminators: nn.Module | None = None,
         adversarial: nn.Module | None = None,
         feature: nn.Module | None = None,
+        teacher: nn.Module | None = None,
         balancer: nn.Module | None = None,
         choices: Sequence[int] | None = None,
         seed: int = 0,
@@ -77,6 +79,7 @@ class CodecTask(lightning.LightningModule):
         self.discriminators = discriminators
         self.adversarial = adversarial
         self.feature = feature
+        self.teacher = teacher
         self.balancer = balancer
         self.average = Average(codec, optim.ema) if optim.ema is not None else None
         # one yardstick for all recipes: HiFi-GAN's mel
@@ -148,10 +151,11 @@ class CodecTask(lightning.LightningModule):
             terms = self.terms(output.audio, audio)
             if adversarial:
                 terms |= self._adversarial_terms(output.audio, audio)
-            loss = self._objective(terms, output)
+            rest = output.losses | self._lesson(output, audio)
+            loss = self._objective(terms, rest, output.audio)
             self.manual_backward(loss)
-        norm = gradient_norm(self.codec.parameters(), self.optim.clip)
-        self.meter.add({**terms, **output.losses, "loss": loss, "norm": norm})
+        norm = gradient_norm(self._pupils(), self.optim.clip)
+        self.meter.add({**terms, **rest, "loss": loss, "norm": norm})
         finite = bool(torch.isfinite(norm))
         optimizers = self.optimizers()
         optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
@@ -179,14 +183,16 @@ class CodecTask(lightning.LightningModule):
             terms |= self.feature(real, fake)
         return terms
 
-    def _objective(self, terms: Mapping[str, Tensor], output: CodecOutput) -> Tensor:
-        """Weighted sum of all terms; terms of the audio pass through the balancer, if there is one."""
-        rest = dict(output.losses)
+    def _lesson(self, output: CodecOutput, audio: Tensor) -> dict[str, Tensor]:
+        return {} if self.teacher is None else self.teacher(output.first, audio)
+
+    def _objective(self, terms: Mapping[str, Tensor], rest: Mapping[str, Tensor], audio: Tensor) -> Tensor:
+        """Weighted sum of all terms; those of the decoded audio pass through the balancer, if there is one."""
         if self.balancer is None:
-            total = output.audio.new_zeros((), dtype=torch.float32)
-            rest |= terms
+            total = audio.new_zeros((), dtype=torch.float32)
+            rest = {**rest, **terms}
         else:
-            total = self.balancer(dict(terms), output.audio)
+            total = self.balancer(dict(terms), audio)
             self.meter.add(self.balancer.metrics)  # type: ignore[arg-type]
         for name, value in rest.items():
             if self.weights[name]:
@@ -234,16 +240,23 @@ class CodecTask(lightning.LightningModule):
         return {
             "mel_distance": distance,
             **self.terms(estimate, audio),
+            **self._lesson(output, audio),
             "estimate": estimate,
             "codes": output.codes,
         }
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Generator first, then discriminators."""
-        optimizers = [_optimizer(self.optim.generator, self.codec)]
+        optimizers = [_optimizer(self.optim.generator, self._pupils())]
         if self.discriminators is not None:
-            optimizers.append(_optimizer(self.optim.discriminator, self.discriminators))
+            optimizers.append(_optimizer(self.optim.discriminator, self.discriminators.parameters()))
         return optimizers
+
+    def _pupils(self) -> Iterator[nn.Parameter]:
+        """What the generator's step trains: the codec, and the map from its first books to what a teacher says."""
+        yield from self.codec.parameters()
+        if self.teacher is not None:
+            yield from self.teacher.parameters()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the progress; random states need no saving, for every batch seeds them."""
@@ -288,10 +301,10 @@ class CodecTask(lightning.LightningModule):
         return self.choices[_seed(self.seed, self.batches) % len(self.choices)]
 
 
-def _optimizer(settings: Mapping[str, Any], module: nn.Module) -> Optimizer:
+def _optimizer(settings: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
     try:
         make = instantiate(dict(settings), _partial_=True, _convert_="all")
-        return make([p for p in module.parameters() if p.requires_grad])
+        return make([p for p in parameters if p.requires_grad])
     except Exception as error:
         cause = error.__cause__ or error
         raise ConfigError(f"the optimiser {settings.get('_target_')} cannot be made: {cause}") from error
