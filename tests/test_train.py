@@ -265,6 +265,7 @@ def test_sweep_gives_every_run_a_folder(tmp_path: Path, monkeypatch: pytest.Monk
     assert code == 0
     receipts = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("sweep/*/receipt.json"))]
     assert [receipt["seed"] for receipt in receipts] == [1, 2]
+    assert not list(tmp_path.rglob("*.log")), "Hydra opens a log file unless it is told not to"
 
 
 def test_refuses_to_write_over_a_run(config: Config, tmp_path: Path) -> None:
