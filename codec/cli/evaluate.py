@@ -31,6 +31,12 @@ def evaluate(
     metrics: Annotated[
         str | None, typer.Option(help="Metrics, separated by commas; 'all' takes the slow ones too.")
     ] = None,
+    speaker_model: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Speaker network, for the metric speaker_similarity.")
+    ] = None,
+    asr_model: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Speech recogniser, for the metric wer.")
+    ] = None,
     channel: Annotated[list[str] | None, typer.Option(help=CHANNEL)] = None,
     only: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Take these rows of a manifest only.")
@@ -51,6 +57,9 @@ def evaluate(
     from codec.metrics import METRICS
 
     names = FAST if metrics is None else tuple(METRICS) if metrics == "all" else tuple(metrics.split(","))
+    given = {"speaker_similarity": speaker_model, "wer": asr_model}
+    models = {name: folder for name, folder in given.items() if folder is not None}
+    names = tuple(dict.fromkeys([*names, *models]))
     filters = dict(_pair(text) for text in only or [])
     with _progress() as progress:
         result = evaluate(
@@ -58,6 +67,7 @@ def evaluate(
             data,
             out,
             names=names,
+            models=models,
             channels=channel or [],
             filters=filters,
             rate=rate,

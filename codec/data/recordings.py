@@ -27,6 +27,7 @@ class Recording:
         speaker: who speaks, where known.
         split: train, valid or test, where known.
         member: name, offset and size in bytes inside the shard.
+        text: what is said, where known.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Recording:
     speaker: str | None = None
     split: str | None = None
     member: tuple[str, int, int] | None = None
+    text: str | None = None
 
     @property
     def name(self) -> str:

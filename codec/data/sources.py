@@ -123,8 +123,8 @@ def manifest(
 ) -> tuple[list[Recording], dict[str, str]]:
     """Reads a manifest: a JSON object a line with `path`, relative to the manifest, and whatever else is known.
 
-    `seconds` or `frames`, with `sample_rate` and `channels`, save opening every file; `speaker` and `split` are used
-    where there are any; `filters` may ask for these and other keys.
+    `seconds` or `frames`, with `sample_rate` and `channels`, save opening every file; `speaker`, `split` and `text` are
+    used where there are any; `filters` may ask for these and other keys.
 
     Returns:
         the recordings that pass the filters, and the unreadable ones with the reason.
@@ -173,7 +173,13 @@ def _from_row(row: Mapping[str, Any], folder: Path) -> Recording:
         frames = max(0, int((row["seconds"] - 0.001) * rate))  # seconds are rounded: stay inside the file
     speaker, split = row.get("speaker"), row.get("split")
     return Recording(
-        os.path.join(folder, row["path"]), frames if rate else 0, rate, row.get("channels", 1), speaker, split
+        os.path.join(folder, row["path"]),
+        frames if rate else 0,
+        rate,
+        row.get("channels", 1),
+        speaker,
+        split,
+        text=row.get("text"),
     )
 
 
@@ -194,6 +200,7 @@ def write_manifest(path: str | os.PathLike[str], recordings: Iterable[Recording]
             "seconds": round(r.seconds, 4),
         }
         row |= {"sample_rate": r.sample_rate, "channels": r.channels, "speaker": r.speaker, "split": r.split}
+        row["text"] = r.text
         lines.append(
             json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False)
             + "\n"

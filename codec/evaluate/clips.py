@@ -28,6 +28,7 @@ class Clip:
         channels: of the file.
         size: of the file in bytes; with `stamp` it tells a changed file from a finished one.
         stamp: when the file was last changed, in nanoseconds.
+        text: what is said, if the manifest tells.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Clip:
     channels: int
     size: int
     stamp: int
+    text: str | None = None
 
     def note(self, rate: int) -> str:
         """What is done to it before anything hears it; empty for nothing."""
@@ -102,6 +104,7 @@ def _clips(recordings: Sequence[Recording]) -> list[Clip]:
                 recording.channels,
                 status.st_size,
                 status.st_mtime_ns,
+                recording.text,
             )
         )
     return clips

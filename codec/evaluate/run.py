@@ -58,6 +58,7 @@ def evaluate(
     out: str | os.PathLike[str],
     *,
     names: Sequence[str] = FAST,
+    models: Mapping[str, str] | None = None,
     channels: Sequence[str] = (),
     filters: Mapping[str, object] | None = None,
     rate: int = 16000,
@@ -75,6 +76,7 @@ def evaluate(
         data: a folder, a sound file or a `.jsonl` manifest.
         out: folder for the results; what is there already and still holds is not done again.
         names: of metrics.
+        models: folder of its network for each metric that needs one: `speaker_similarity`, `wer`.
         channels: that damage the tokens of models; each gives a row besides the undamaged one.
         filters: values that a manifest's rows must have.
         rate: at which everything is compared, in hertz, mono.
@@ -97,7 +99,8 @@ def evaluate(
     if channels and not any(channel for _, channel in specs):
         raise ConfigError("a channel damages the tokens of models, and no model is among the systems")
     families = {(system := parse(*spec)).spec: system.family for spec in specs}
-    missing = {name: why for name in names if (why := metrics.get(name).missing())}
+    models = models or {}
+    missing = {name: why for name in names if (why := metrics.get(name, model=models.get(name)).missing())}
     wanted = tuple(name for name in names if name not in missing)
     clips, skipped = clip_lists.find(data, filters, limit)
     store = folder / "data"
@@ -129,6 +132,7 @@ def evaluate(
                     rate,
                     seconds,
                     wanted,
+                    tuple(sorted(models.items())),
                     calibrations[name],
                     str(store),
                     clip.name in examples,
@@ -158,6 +162,7 @@ def evaluate(
             "rate": rate,
             "seconds": seconds,
             "metrics": list(wanted),
+            "models": {name: Path(folder).name for name, folder in models.items()},
             "jobs": jobs or os.cpu_count(),
         },
         "machine": machine(),

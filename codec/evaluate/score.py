@@ -36,6 +36,7 @@ class Task:
         rate: of the evaluation, in hertz.
         seconds: of each clip at most.
         metrics: names.
+        models: folders of the networks of those that need one, as pairs of name and folder.
         calibration: of the system.
         folder: for tokens and examples.
         example: whether the decoded sound is kept for the report.
@@ -47,6 +48,7 @@ class Task:
     rate: int
     seconds: float | None
     metrics: tuple[str, ...]
+    models: tuple[tuple[str, str], ...]
     calibration: Calibration
     folder: str
     example: bool
@@ -54,7 +56,13 @@ class Task:
     def key(self, identity: str) -> str:
         """Changes when the result may change."""
         return digest(
-            identity, self.channel, asdict(self.clip), self.rate, self.seconds, asdict(self.calibration)
+            identity,
+            self.channel,
+            asdict(self.clip),
+            self.rate,
+            self.seconds,
+            self.models,
+            asdict(self.calibration),
         )
 
 
@@ -148,10 +156,12 @@ def score(task: Task) -> Row:
         row.error = f"only {coded.audio.size} of {signal.size} samples came back"
         return row
     decoded = task.calibration.apply(coded.audio, signal.size)
+    models = dict(task.models)
     for name in task.metrics:
         try:
-            value = metrics.get(name)(decoded, signal, task.rate)
-        except Unscorable as reason:
+            metric = metrics.get(name, model=models.get(name), text=task.clip.text)
+            value = metric(decoded, signal, task.rate)
+        except (Unscorable, CodecError) as reason:  # the latter from a network that cannot be loaded
             row.excluded[name] = str(reason)
             continue
         if np.isfinite(value):

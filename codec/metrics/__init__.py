@@ -6,6 +6,7 @@ from codec.metrics.perceptual import DNSMOS, ESTOI, PESQNB, PESQWB, STOI, Visqol
 from codec.metrics.pitch import F0Error, VoicingAgreement
 from codec.metrics.signal import SISDR, SNR
 from codec.metrics.spectral import LogSpectralDistance, MelDistance, STFTDistance
+from codec.metrics.speech import NetworkMetric, SpeakerSimilarity, WordErrorRate
 from codec.metrics.tokens import BookStatistics, book_statistics, count, stability
 
 METRICS: dict[str, type[Metric]] = {
@@ -25,20 +26,29 @@ METRICS: dict[str, type[Metric]] = {
         VisqolSpeech,
         VisqolAudio,
         DNSMOS,
+        SpeakerSimilarity,
+        WordErrorRate,
     )
 }
-SLOW = ("visqol_speech", "visqol_audio", "dnsmos")  # seconds a clip: only where asked for
+# seconds a clip: only where asked for
+SLOW = ("visqol_speech", "visqol_audio", "dnsmos", "speaker_similarity", "wer")
 
 
-def get(name: str) -> Metric:
+def get(name: str, *, model: str | None = None, text: str | None = None) -> Metric:
     """The metric of that name.
+
+    Args:
+        name: one of `METRICS`.
+        model: folder of the network, for a metric that needs one.
+        text: what is said in the clip, for the metrics that compare words.
 
     Raises:
         ConfigError: there is none.
     """
     if name not in METRICS:
         raise ConfigError(f"there is no metric {name!r}; there are {', '.join(METRICS)}")
-    return METRICS[name]()
+    kind = METRICS[name]
+    return kind(model, text) if issubclass(kind, NetworkMetric) else kind()
 
 
 __all__ = [
@@ -56,11 +66,14 @@ __all__ = [
     "LogSpectralDistance",
     "MelDistance",
     "Metric",
+    "NetworkMetric",
     "STFTDistance",
+    "SpeakerSimilarity",
     "Unscorable",
     "VisqolAudio",
     "VisqolSpeech",
     "VoicingAgreement",
+    "WordErrorRate",
     "book_statistics",
     "count",
     "get",

@@ -29,6 +29,7 @@ class Metric(ABC):
         higher_is_better: the direction.
         source: the paper.
         packages: what must be installed for it, beyond what this package always has.
+        extra: of this package that brings them.
     """
 
     name: ClassVar[str]
@@ -39,14 +40,17 @@ class Metric(ABC):
     higher_is_better: ClassVar[bool]
     source: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = "eval"
 
-    @classmethod
-    def missing(cls) -> str | None:
+    def missing(self) -> str | None:
         """Why this metric cannot run here, or None if it can."""
-        absent = [package for package in cls.packages if find_spec(package) is None]
+        absent = [package for package in self.packages if find_spec(package) is None]
         if not absent:
             return None
-        return f"{cls.name} needs the package {' and '.join(absent)}, which is not installed (pip install codec[eval])"
+        names = " and ".join(absent)
+        return (
+            f"{self.name} needs the package {names}, which is not installed (pip install codec[{self.extra}])"
+        )
 
     @abstractmethod
     def __call__(self, estimate: Signal, reference: Signal, sample_rate: int) -> float:
