@@ -82,3 +82,15 @@ def test_without_help_it_stays_collapsed(learn: str, spot: float, learning_rate:
     out = quantizer(mixture(1024))
     assert out.metrics["usage"] < 0.3  # and the metrics say so
     assert out.metrics["perplexity"] < 0.3 * V
+
+
+@pytest.mark.parametrize("learn", ["ema", "gradient"])
+def test_latents_that_leave_the_codes_of_a_large_start_are_followed(learn: str) -> None:
+    """Counts in vectors of the start, not of a step, hid for hundreds of steps that codes had died."""
+    torch.manual_seed(0)
+    quantizer = VQ(D, V, learn=learn, revive="threshold")
+    quantizer(mixture(16_384))
+    quantizer.book(0).settle()
+    distinct = [quantizer(mixture(128) + 20.0).codes.unique().numel() for _ in range(60)]
+    assert max(distinct[:3]) < 40, "the codes are where the latents were"
+    assert min(distinct[-3:]) > 60

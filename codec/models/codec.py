@@ -14,6 +14,7 @@ from codec.errors import ConfigError
 from codec.nn.receptive import receptive_field
 from codec.nn.state import StreamState
 from codec.quantizers.base import Quantizer
+from codec.quantizers.codebook.book import Book
 
 Span = tuple[int, int]  # first sample or frame, and the first one after
 
@@ -127,8 +128,11 @@ class Codec(nn.Module):
         start = getattr(self.encoder, "start", None)
         if start is not None:
             start(self.decoder, audio)
-        if any(getattr(part, "start", None) == "kmeans" for part in self.quantizer.modules()):
+        books = [part for part in self.quantizer.modules() if isinstance(part, Book)]
+        if any(book.start == "kmeans" for book in books):
             self.quantizer(torch.cat([self.encoder(self.fill_frame(part)) for part in audio.split(16)]))
+        for book in books:
+            book.settle()
 
     def forward(self, audio: Tensor, *, num_codebooks: int | None = None) -> CodecOutput:
         """Reconstruct `audio` `(B, C, N)` through the quantizer, with gradients; the output has N samples."""

@@ -129,7 +129,7 @@ class Book(Lookup):
 
     @torch.no_grad()
     def begin(self, x: Tensor) -> None:
-        """Start from the first vectors (M, D) seen in training: k-means, and uniform counts. Once only."""
+        """Start from the first vectors (M, D) seen in training by k-means. Once only."""
         if self.ready:
             return
         x = gather(self.table.query(x))
@@ -143,10 +143,14 @@ class Book(Lookup):
                 )
             self.table.start(x)
             broadcast(*self.table.parameters(), *self.table.buffers())
-        self.counts.fill_(len(x) / self.size)
-        self.learn.reset(self.table.weight, self.counts, torch.ones_like(self.counts, dtype=torch.bool))
         self.started.fill_(True)
         self._ready = True
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """What was seen so far was there to start from: the counts begin with the next step, in vectors of such a step."""
+        self.steps.zero_()
+        self._steps = 0
 
     @torch.no_grad()
     def statistics(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,6 +174,11 @@ class Book(Lookup):
             sums: (V, d) of all processes.
             rate: how far running means move in the long run, 1 - decay; 0 when this step must not count.
         """
+        if self._steps == 0:  # as if the codes had shared the vectors of this step evenly
+            if not counts.any():
+                return
+            self.counts.fill_(counts.sum() / self.size)
+            self.learn.reset(self.table.weight, self.counts, torch.ones_like(self.counts, dtype=torch.bool))
         # until 1 / (1 - decay) steps are seen, the mean of all of them is better than a slow memory of the start
         rate = torch.maximum(rate, (rate > 0) / (self._steps + 2.0))
         self.counts.lerp_(counts, rate)
