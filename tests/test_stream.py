@@ -27,7 +27,7 @@ def codec(tiny_config: dict[str, Any]) -> Codec:
     """A causal codec that heard speech once, so that its codes differ from frame to frame."""
     torch.manual_seed(0)
     codec = build(tiny_config)
-    codec.start(speech().reshape(6, 1, -1))
+    codec.start_books(speech().reshape(6, 1, -1))
     return codec.eval()
 
 

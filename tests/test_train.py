@@ -129,6 +129,7 @@ RESUME = [
     "optim.schedule={name: exponential, every: epoch, gamma: 0.9, warmup: 2, floor: 0.0}",
     "data.batches_per_epoch=3",
     "train.codebooks=[1,3]",
+    "train.q_start=4",
     "train.steps=8",
     "data.num_workers=1",
 ]
@@ -156,6 +157,25 @@ def test_kill_and_resume_equals_an_uninterrupted_run(config: Config, tmp_path: P
         assert _equal(resumed[key], whole[key]), key
     batches = [row["batch"] for row in read_log(cut / "log.jsonl") if row["kind"] == "train"]
     assert batches == [2, 4, 6, 8], "rows that the killed run wrote after its checkpoint are dropped"
+
+
+def test_latents_pass_as_they_are_until_the_books_start(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, seen = CodecTask.training_step, []
+
+    def watched(self: CodecTask, batch: Any, batch_idx: int) -> None:
+        step(self, batch, batch_idx)
+        state = self.codec.quantizer.state_dict()
+        started = [bool(value) for name, value in state.items() if name.endswith("started")]
+        seen.append((all(started), "commit" in self.meter.pull()))
+
+    monkeypatch.setattr(CodecTask, "training_step", watched)
+    _, objects = train(config("train.q_start=2", "log.every=100"))
+    assert seen == [(False, False), (False, False), (True, True), (True, True)]
+    books = objects["codec"].quantizer.state_dict()
+    averaged = objects["task"].listener.quantizer.state_dict()
+    assert torch.equal(averaged["books.2.started"], books["books.2.started"])
 
 
 def test_signal_saves_and_ends_cleanly(

@@ -66,7 +66,7 @@ def fold(audio: Tensor, period: int) -> Tensor:
     if missing:
         # the reflection of a clip shorter than what is missing does not exist
         audio = F.pad(audio, (0, missing), mode="reflect" if missing < length else "constant")
-    # with fewer columns oneDNN 3.10 (torch 2.11) reads beyond the end of a single channel, and gives what it finds there
+    # with fewer columns oneDNN 3.10 (torch 2.11) reads beyond the end of a single channel and gives what it finds there
     audio = F.pad(audio, (0, max(0, _SHORTEST * period - audio.shape[2])))
     return audio.view(batch, channels, -1, period).transpose(2, 3)
 

@@ -118,25 +118,37 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def start(self, audio: Tensor) -> None:
-        """Before training: set what starts from data, linear maps by their statistics and codebooks by k-means.
+        """Before training: set the linear maps that start from the statistics of some audio `(B, C, N)`."""
+        start = getattr(self.encoder, "start", None)
+        if start is not None:
+            start(self.decoder, audio)
 
-        Codebooks that start from one small batch hold nearly one vector a code, and leave nothing to the next books.
+    @torch.no_grad()
+    def start_books(self, audio: Tensor) -> None:
+        """Before the first quantized step of training: set the codebooks that start by k-means.
+
+        Books that start from one small batch hold nearly one vector a code, and leave nothing to the next books.
 
         Args:
             audio: `(B, C, N)` with some ten frames for each code of a book.
         """
-        start = getattr(self.encoder, "start", None)
-        if start is not None:
-            start(self.decoder, audio)
         books = [part for part in self.quantizer.modules() if isinstance(part, Book)]
         if any(book.start == "kmeans" for book in books):
             self.quantizer(torch.cat([self.encoder(self.fill_frame(part)) for part in audio.split(16)]))
         for book in books:
             book.settle()
 
-    def forward(self, audio: Tensor, *, num_codebooks: int | None = None) -> CodecOutput:
-        """Reconstruct `audio` `(B, C, N)` through the quantizer, with gradients; the output has N samples."""
+    def forward(
+        self, audio: Tensor, *, num_codebooks: int | None = None, quantize: bool = True
+    ) -> CodecOutput:
+        """Reconstruct `audio` `(B, C, N)` through the quantizer, with gradients; the output has N samples.
+
+        Without `quantize` the latents pass as they are, and there are no codes: K is 0.
+        """
         z = self.encoder(self.fill_frame(audio))
+        if not quantize:
+            codes = torch.empty(z.shape[0], 0, z.shape[2], dtype=torch.int64, device=z.device)
+            return CodecOutput(self.decode_latent(z)[..., : audio.shape[-1]], codes, {}, {}, z)
         quantized = self.quantizer(z, num_codebooks=num_codebooks)
         restored = self.decode_latent(quantized.quantized)[..., : audio.shape[-1]]
         return CodecOutput(restored, quantized.codes, quantized.losses, quantized.metrics, quantized.first)

@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +147,12 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         "seed": config.seed,
         "data": describe_data(config, data),
     }
-    task = make_task(config, codec, batches_per_epoch=data.batches_per_epoch, about=about)
+    frames = 16 * max(codec.quantizer.codebook_sizes)
+    most = 1024 if config.batch_limit is None else 4 * config.batch_limit
+    crops = partial(first_crops, data, frames * codec.hop, most)
+    task = make_task(config, codec, batches_per_epoch=data.batches_per_epoch, crops=crops, about=about)
     if checkpoint is None:
-        frames = 16 * max(codec.quantizer.codebook_sizes)
-        most = 1024 if config.batch_limit is None else 4 * config.batch_limit
-        task.start(first_crops(data, frames * codec.hop, most))
+        task.start()
     folder.mkdir(parents=True, exist_ok=True)
 
     console = make_console()
@@ -201,7 +203,12 @@ def describe_data(config: RunConfig, data: EndlessData) -> dict[str, Any]:
 
 
 def make_task(
-    config: RunConfig, codec: Codec, *, batches_per_epoch: int = 1, about: dict[str, Any] | None = None
+    config: RunConfig,
+    codec: Codec,
+    *,
+    batches_per_epoch: int = 1,
+    crops: Callable[[], Tensor] | None = None,
+    about: dict[str, Any] | None = None,
 ) -> CodecTask:
     """Codec, losses and discriminators joined for training.
 
@@ -238,6 +245,7 @@ def make_task(
         choices=codebook_choices(config, rates),
         seed=config.seed,
         batches_per_epoch=batches_per_epoch,
+        crops=crops,
         about=about,
     )
 

@@ -81,6 +81,8 @@ class TrainConfig:
 
     Attributes:
         steps: generator steps in all.
+        q_start: batch from which latents are quantized, in books that start from the data then. Codes cannot follow
+            the first steps of an encoder, and latents that only reach wrong codes shrink to one of them.
         d_start: batch from which the discriminators train and count in the objective.
         d_every: they train on every n-th batch.
         codebooks: numbers of books, one drawn for each batch (repeat a number to draw it more often); None
@@ -91,6 +93,7 @@ class TrainConfig:
     """
 
     steps: int = 100_000
+    q_start: int = 0
     d_start: int = 0
     d_every: int = 1
     codebooks: list[int] | None = None

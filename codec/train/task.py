@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -46,6 +46,7 @@ class CodecTask(lightning.LightningModule):
         choices: numbers of books of which one is drawn for each batch.
         seed: of everything that is drawn.
         batches_per_epoch: batches of one pass over the data, for schedules by epoch.
+        crops: gives training crops `(B, C, N)`, always the same, for what starts from data.
         about: plain values that travel in the checkpoint under `codec`, for export: config, recipe, data, seed.
 
     Raises:
@@ -68,6 +69,7 @@ class CodecTask(lightning.LightningModule):
         choices: Sequence[int] | None = None,
         seed: int = 0,
         batches_per_epoch: int = 1,
+        crops: Callable[[], Tensor] | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -90,6 +92,7 @@ class CodecTask(lightning.LightningModule):
         self.choices = list(choices) if choices else None
         self.seed = seed
         self.batches_per_epoch = batches_per_epoch
+        self.crops = crops
         self.about = dict(about or {})
         self.metrics: dict[str, float] = {}
         self.batches = 0
@@ -107,18 +110,31 @@ class CodecTask(lightning.LightningModule):
         """The weights that are validated and exported: the average, if there is one."""
         return self.codec if self.average is None else self.average.module  # type: ignore[return-value]
 
-    def start(self, audio: Tensor) -> None:
-        """Before a fresh run: what starts from data is set from crops `(B, C, N)`."""
-        self.codec.start(audio)
+    def start(self) -> None:
+        """Before a fresh run: what starts from data is set from the crops."""
+        assert self.crops is not None
+        self.codec.start(self.crops())
+        if self.course.q_start == 0:
+            self.start_books()
         if self.average is not None:
             self.average.update(self.codec, updates=0, decay=0.0)
+
+    def start_books(self) -> None:
+        """Before the first quantized batch: the codebooks are set from the latents of the crops."""
+        assert self.crops is not None
+        self.codec.start_books(self.crops().to(self.codec.device))
+        if self.average is not None:
+            self.average.module.quantizer.load_state_dict(self.codec.quantizer.state_dict())  # type: ignore[union-attr]
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One batch `{"audio": (B, C, N), "path": [...], "start": [...]}`."""
         audio = batch["audio"]
         self._seed_batch()
         self._set_rates()
-        output = self.codec(audio, num_codebooks=self._draw_codebooks())
+        if self.batches == self.course.q_start > 0:
+            self.start_books()
+        quantize = self.batches >= self.course.q_start
+        output = self.codec(audio, num_codebooks=self._draw_codebooks(), quantize=quantize)
         adversarial = self.discriminators is not None and self.batches >= self.course.d_start
         finite = True
         if adversarial and self.batches % self.course.d_every == 0:

@@ -148,7 +148,7 @@ class Book(Lookup):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """What was seen so far was there to start from: the counts begin with the next step, in vectors of such a step."""
+        """What was seen so far was there to start from: counts begin with the next step, in vectors of such a step."""
         self.steps.zero_()
         self._steps = 0
 
