@@ -59,6 +59,7 @@ def test_recipe_takes_two_steps_at_full_size(name: str, tmp_path: Path) -> None:
         "batch_limit=1",
         "data.valid_clips=1",
         "data.valid_seconds=0.4",
+        "train.q_start=0",
         "train.d_start=0",
         f"dir={tmp_path}",
     )
