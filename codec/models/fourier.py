@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.errors import ConfigError
+from codec.nn.activations import gelu_tanh
 from codec.nn.conv import StreamSequential
 from codec.nn.linear import Linear, linear
 from codec.nn.state import StreamState
+
+FRAMES_AT_A_TIME = 1024  # whose windows are in memory together
 
 
 class CausalConvNeXtBlock(nn.Module):
@@ -43,10 +46,9 @@ class CausalConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """`(B, T, C)` to `(B, T, C)`."""
-        past = _with_past(self, x, self.history, state)
-        y = _depthwise(past, self.depthwise)
-        y = self.contract(F.gelu(self.expand(self.norm(y)), approximate="tanh"))
-        return x + self.gain * y
+        y = _depthwise(_with_past(self, x, self.history, state), self.depthwise)
+        y = self.contract(gelu_tanh(self.expand(self.norm(y))))
+        return torch.addcmul(x, self.gain, y)
 
 
 class FourierEncoder(nn.Module):
@@ -307,12 +309,16 @@ def _depthwise(x: Tensor, weight: Tensor) -> Tensor:
             .squeeze(2)
             .transpose(1, 2)
         )
-    # tap by tap in one order, so that a frame's sum does not depend on how many frames there are
-    count = x.shape[1] - taps + 1
-    y = x[:, :count] * weight[0]
-    for k in range(1, taps):
-        y = torch.addcmul(y, x[:, k : k + count], weight[k])
-    return y
+    # all taps of a frame in one order, however many frames there are
+    parts = []
+    for start in range(0, x.shape[1] - taps + 1, FRAMES_AT_A_TIME):
+        near = x[:, start : start + FRAMES_AT_A_TIME + taps - 1]
+        step = near.stride(1)
+        windows = near.as_strided(
+            (len(x), near.shape[1] - taps + 1, taps, channels), (x.stride(0), step, step, 1)
+        )
+        parts.append((windows * weight).sum(2))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _hann(window: int) -> Tensor:

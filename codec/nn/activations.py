@@ -49,3 +49,12 @@ def gelu(x: Tensor) -> Tensor:
     if not exact(x):
         return F.gelu(x)
     return (x * 0.5**0.5).erf_().add_(1).mul_(x).mul_(0.5)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """Its approximation by a hyperbolic tangent, `x / (1 + exp(-2 u))` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`."""
+    if not exact(x):
+        return F.gelu(x, approximate="tanh")
+    scale = -2 * (2 / torch.pi) ** 0.5
+    y = torch.mul(x, x).mul_(0.044715 * scale).add_(scale).mul_(x).exp_().add_(1)
+    return torch.div(x, y, out=y)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.weak import WeakTensorKeyDictionary
+
+from codec.ops import rows as compiled
 
 T = TypeVar("T")
 Arrange = Callable[[Tensor], Tensor]
@@ -18,8 +20,14 @@ Arrange = Callable[[Tensor], Tensor]
 PACKED_FOR = 256
 # rows that need no trial: finding out takes longer than a short file
 ALWAYS_ENOUGH = 128
+# rows up to which compiled code is quicker than the framework
+FEW = 8
+# inputs after which the framework's sums may begin anew, depending on the matrix and the machine
+BLOCKS = (1 << 62, 1024, 768, 512, 384, 256, 128, 64)
 
-_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()
+
+_kept: dict[int, tuple[weakref.ref[Tensor], tuple[int, int], dict[Any, Any]]] = {}
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, arrange: Arrange | None = None) -> Tensor:
@@ -27,9 +35,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, arrange: Arran
 
     Matrix libraries switch to another summation order when there are few rows, so one streamed frame would differ
     in its last bits from the same frame inside a file, and a code on the boundary would flip. How few depends on
-    the matrix and the machine: it is found out once, and smaller inputs are filled up with rows of zeros. The
-    weights are packed for oneDNN, which sums alike for any number of threads.
-    Training, other types and other devices are left alone.
+    the matrix and the machine: it is found out once, and smaller inputs are filled up with rows of zeros, or go
+    through compiled code that was seen to sum in the order of many rows. The weights are packed for oneDNN, which
+    sums alike for any number of threads. Training, other types and other devices are left alone.
 
     Args:
         x: `(..., in)`.
@@ -39,26 +47,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, arrange: Arran
     """
     if not exact(x):
         return F.linear(x, weight if arrange is None else arrange(weight), bias)
-    flat = x.reshape(-1, x.shape[-1])
-    rows = flat.shape[0]
-    width, matrix = kept(weight, _packer(arrange))
-    if bias is not None and width == 1:
-        bias = F.pad(bias, (0, 1))
-    if rows < ALWAYS_ENOUGH:
-        fewest = _fewest_rows(flat.shape[1], max(width, 2), torch.get_num_threads())
-        flat = F.pad(flat, (0, 0, 0, max(0, fewest - rows)))
-    y = _product(flat, matrix, bias)
-    return y[:rows, :width].view(*x.shape[:-1], width)
+    matrix = kept(weight, _packer(arrange))
+    return matrix.times(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], matrix.outputs)
 
 
 def exact(x: Tensor) -> bool:
     """Whether to compute on `x` so that no frame depends on its company: inference in float32 on the CPU."""
     return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
+        x.is_cpu
+        and x.dtype is torch.float32
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.is_available()
+        and _HAS_ONEDNN
     )
 
 
@@ -66,47 +66,95 @@ def kept(weight: Tensor, make: Callable[[Tensor], T]) -> T:
     """`make(weight)`, kept as long as the parameter lives unchanged."""
     if weight.is_inference():
         return make(weight)
-    stamp = (weight._version, weight.data_ptr())
-    forms = _kept.get(weight)
-    if forms is None or forms[0] != stamp:
-        forms = (stamp, {})
-        _kept[weight] = forms
-    if make not in forms[1]:
-        forms[1][make] = make(weight.detach())
-    return forms[1][make]
+    key, stamp = id(weight), (weight._version, weight.data_ptr())
+    found = _kept.get(key)
+    if found is None or found[1] != stamp or found[0]() is not weight:
+        found = (weakref.ref(weight, lambda _: _kept.pop(key, None)), stamp, {})
+        _kept[key] = found
+    forms = found[2]
+    if make not in forms:
+        forms[make] = make(weight.detach())
+    return forms[make]
+
+
+class _Matrix:
+    """A parameter, arranged as `(out, in)` and packed for products with rows.
+
+    Attributes:
+        inputs: in.
+        outputs: out.
+    """
+
+    def __init__(self, weight: Tensor, arrange: Arrange | None) -> None:
+        matrix = weight if arrange is None else arrange(weight)
+        self.outputs, self.inputs = matrix.shape
+        self._arrange = arrange
+        # a single output would take a path of its own
+        filled = F.pad(matrix, (0, 0, 0, max(0, 2 - self.outputs)))
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(filled.contiguous(), PACKED_FOR)
+        self._compiled: compiled.Rows | None = None
+
+    def times(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Rows `(M, in)` to `(M, out)`."""
+        rows = x.shape[0]
+        if rows >= ALWAYS_ENOUGH:
+            return self.product(x, bias)
+        block = _block(self.inputs, self.outputs) if compiled.available() else None
+        if block and (rows <= FEW or rows < self._fewest()):
+            if self._compiled is None:
+                matrix = weight if self._arrange is None else self._arrange(weight)
+                self._compiled = compiled.Rows(matrix, block)
+            return self._compiled(x.contiguous(), bias)
+        missing = self._fewest() - rows
+        return (
+            self.product(F.pad(x, (0, 0, 0, missing)), bias)[:rows] if missing > 0 else self.product(x, bias)
+        )
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The same in the order of sums that the number of rows suggests to the framework."""
+        if bias is not None and self.outputs == 1:
+            bias = F.pad(bias, (0, 1))
+        y = torch.ops.mkldnn._linear_pointwise.default(x, self._packed, bias, "none", [], "")
+        return y if self.outputs > 1 else y[:, :1]
+
+    def _fewest(self) -> int:
+        return _fewest_rows(self.inputs, self.outputs, torch.get_num_threads())
 
 
 @functools.cache
-def _packer(arrange: Arrange | None) -> Callable[[Tensor], tuple[int, Tensor]]:
-    """A function from a parameter to its number of outputs and the packed matrix."""
-
-    def pack(weight: Tensor) -> tuple[int, Tensor]:
-        matrix = weight if arrange is None else arrange(weight)
-        width = matrix.shape[0]
-        if width == 1:  # a single output would take a path of its own
-            matrix = F.pad(matrix, (0, 0, 0, 1))
-        return width, torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous(), PACKED_FOR)
-
-    return pack
+def _packer(arrange: Arrange | None) -> Callable[[Tensor], _Matrix]:
+    """A function from a parameter to its packed matrix."""
+    return functools.partial(_Matrix, arrange=arrange)
 
 
-def _product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, matrix, bias, "none", [], "")
+def _trial(inputs: int, outputs: int) -> tuple[Tensor, Tensor, _Matrix]:
+    """Many rows, a matrix of that size, and the same packed."""
+    random = torch.Generator().manual_seed(0)
+    matrix = torch.randn(outputs, inputs, generator=random)
+    return torch.randn(200, inputs, generator=random), matrix, _Matrix(matrix, None)
 
 
 @functools.cache
 def _fewest_rows(inputs: int, outputs: int, threads: int) -> int:
     """The number of rows from which on a row is the same bits in any company, by trial with this many threads."""
-    random = torch.Generator().manual_seed(0)
-    matrix = _packer(None)(torch.randn(outputs, inputs, generator=random))[1]
-    x = torch.randn(200, inputs, generator=random)
-    whole = _product(x, matrix, None)
-    good = ALWAYS_ENOUGH
+    x, _, packed = _trial(inputs, outputs)
+    whole, good = packed.product(x, None), ALWAYS_ENOUGH
     for rows in (64, 48, 32, 24, *range(16, 0, -1)):
-        if not torch.equal(_product(x[:rows], matrix, None), whole[:rows]):
+        if not torch.equal(packed.product(x[:rows], None), whole[:rows]):
             break
         good = rows
     return good
+
+
+@functools.cache
+def _block(inputs: int, outputs: int) -> int | None:
+    """How compiled code must sum to give the bits of many rows, by trial; None: it cannot."""
+    x, matrix, packed = _trial(inputs, outputs)
+    whole = packed.product(x, None)[:FEW]
+    for block in BLOCKS:
+        if torch.equal(compiled.Rows(matrix, block)(x[:FEW], None), whole):
+            return block
+    return None
 
 
 class Linear(nn.Linear):

@@ -52,7 +52,8 @@ class StreamState:
 
     def put(self, key: Any, value: Tensor) -> None:
         """Store `value` `(B, ...)`; rows that are not active keep what they had."""
-        value = value.detach()
+        if value.requires_grad:
+            value = value.detach()
         if self.active is not None:
             old = self._store.get(key)
             if old is None or old.shape != value.shape:

@@ -1,13 +1,13 @@
 """Compiles the fast searches once into a per-user cache and loads them: rvq_encode.cpp and cuda/rvq_encode.cu.
 
-Both are shared libraries with a C interface, so one compiler call makes one and neither torch's headers nor its
-version matter. A library lies in the cache under the hash of its sources, flags and processor; it is written
-under a lock that a killed process releases, then renamed into place.
+They and linear.cpp, for streams, are shared libraries with a C interface, so one compiler call makes one and neither
+torch's headers nor its version matter. A library lies in the cache under the hash of its sources, flags and
+processor; it is written under a lock that a killed process releases, then renamed into place.
 
-The C++ library takes seconds to compile, too long for a short command, so it is compiled when asked for
-(``python -m codec.ops.kernel --build``, `prepare`) and used wherever it is found. The CUDA library is compiled at
+The C++ libraries take seconds to compile, too long for a short command, so they are compiled when asked for
+(``python -m codec.ops.kernel --build``, `prepare`) and used wherever they are found. The CUDA library is compiled at
 the first CUDA tensor. ``CODEC_CPU`` and ``CODEC_CUDA``: ``require`` compiles if necessary and makes any failure
-an error, ``0`` forbids the library. Without a library the search runs in plain torch.
+an error, ``0`` forbids the library. Without a library plain torch does its work.
 """
 
 import argparse
@@ -31,6 +31,8 @@ import torch
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 FAT = ("80", "90")  # what a machine without a GPU compiles for
+# the exact distance must be rounded as the specification says, the sums of a matrix product as fused ones
+CPU = {"rvq_encode": "-ffp-contract=off", "linear": "-ffp-contract=fast"}
 
 
 class BuildError(RuntimeError):
@@ -71,14 +73,11 @@ def cache_dir() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "codec"
 
 
-def cpu_recipe() -> Recipe:
-    """The C++ search, for the processor of this machine."""
+def cpu_recipe(name: str = "rvq_encode") -> Recipe:
+    """A C++ library, for the processor of this machine."""
     compilers = tuple(filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++")))
-    # the exact distance must be rounded as the specification says, hence no contraction to fused operations
-    flags = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-w", "-shared", "-fPIC", "-pthread")
-    return Recipe(
-        "rvq_encode-cpu", (Path(__file__).with_name("rvq_encode.cpp"),), compilers, flags, _processor()
-    )
+    flags = ("-std=c++17", "-O3", "-march=native", CPU[name], "-w", "-shared", "-fPIC", "-pthread")
+    return Recipe(f"{name}-cpu", (Path(__file__).with_name(f"{name}.cpp"),), compilers, flags, _processor())
 
 
 def cuda_recipe(architectures: Sequence[str]) -> Recipe:
@@ -157,12 +156,12 @@ def mode(variable: str) -> str:
 
 
 @functools.cache
-def cpu_library() -> ctypes.CDLL | None:
-    """The C++ search if it has been compiled and is allowed; see the module's docstring."""
+def cpu_library(name: str = "rvq_encode") -> ctypes.CDLL | None:
+    """A C++ library if it has been compiled and is allowed; see the module's docstring."""
     wanted = mode("CODEC_CPU")
     if wanted == "0":
         return None
-    recipe = cpu_recipe()
+    recipe = cpu_recipe(name)
     try:
         if wanted == "require":
             build(recipe)
@@ -170,27 +169,32 @@ def cpu_library() -> ctypes.CDLL | None:
     except (BuildError, OSError) as error:
         if wanted == "require":
             raise BuildError(f"CODEC_CPU=require: {error}") from error
-        warnings.warn(f"the compiled search is not used, plain torch is: {error}", stacklevel=2)
+        warnings.warn(f"the compiled {name} is not used, plain torch is: {error}", stacklevel=2)
         return None
 
 
 def _load_cpu(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    library.codec_rvq_encode.argtypes = [pointer] * 3 + [long] * 4 + [integer] * 2
+    if path.name.startswith("linear"):
+        for function in (library.codec_linear, library.codec_linear_half):
+            function.argtypes, function.restype = [pointer] * 4 + [long] * 4, None
+    else:
+        library.codec_rvq_encode.argtypes = [pointer] * 3 + [long] * 4 + [integer] * 2
     return library
 
 
 def prepare() -> bool:
-    """Compile the C++ search if it can be (training and benchmarks do); whether it is used from now on."""
+    """Compile the C++ libraries if they can be (training and benchmarks do); whether they are used from now on."""
     if mode("CODEC_CPU") != "0":
         try:
-            if not (recipe := cpu_recipe()).path.exists():
-                build(recipe)
-                cpu_library.cache_clear()
+            for name in CPU:
+                if not (recipe := cpu_recipe(name)).path.exists():
+                    build(recipe)
+                    cpu_library.cache_clear()
         except BuildError as error:
             warnings.warn(f"the compiled search is not used, plain torch is: {error}", stacklevel=2)
-    return cpu_library() is not None
+    return all(cpu_library(name) is not None for name in CPU)
 
 
 def describe() -> dict[str, str]:
@@ -211,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m codec.ops.kernel", description=__doc__.split("\n")[0])
     parser.add_argument("--build", action="store_true", help="compile now, ahead of the first use")
     if parser.parse_args(arguments).build:
-        for recipe in (cpu_recipe(),):
+        for recipe in map(cpu_recipe, CPU):
             start = time.perf_counter()
             try:
                 path = build(recipe, verbose=True)

@@ -193,19 +193,22 @@ class Additive(Quantizer):
     # ---- inference ----
 
     def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
-        stages = [(self.book(k), self.spans[k]) for k in range(num)]
-        if beam <= ops.MAX_BEAM and all(book.operable for book, _ in stages):
+        if beam <= ops.MAX_BEAM and all(book.operable for book in self.books):
             codes = self._operate(x, num, beam)
         else:
-            codes = search_beam(x, stages, beam)
-        return refine_codes(x, codes, stages, refine) if refine else codes
+            codes = search_beam(x, self._used(num), beam)
+        return refine_codes(x, codes, self._used(num), refine) if refine else codes
+
+    def _used(self, num: int) -> list[tuple[Book, tuple[int, int]]]:
+        return [(self.book(k), self.spans[k]) for k in range(num)]
 
     def _operate(self, x: Tensor, num: int, beam: int) -> Tensor:
         """Codes from the operator: G groups of equal width at once, or all books in the full width."""
         spans = self.spans[:num]
         groups, width = len(set(spans)), spans[0][1] - spans[0][0]
         tiled = spans == tuple((g * width, (g + 1) * width) for g in range(groups)) * (num // groups)
-        tables = [self.book(k).tables()[0] for k in range(num)]
+        books = tuple(self.books)
+        tables = [books[stage].tables()[0] for stage in self.stages[:num]]  # type: ignore[operator]
         if self._stack is None or [id(t) for t in self._stack[0]] != [id(t) for t in tables]:
             local = ((0, width),) * num if tiled else spans
             stack = stack_tables(tables, local, width if tiled else self.dim)
@@ -220,8 +223,9 @@ class Additive(Quantizer):
 
     def _embed(self, codes: Tensor) -> Tensor:
         total = self.book(0).counts.new_zeros(len(codes), self.dim)
-        for k, (low, high) in enumerate(self.spans[: codes.shape[1]]):
-            total[:, low:high] += self.book(k).embed(codes[:, k])
+        books = tuple(self.books)
+        for index, stage, (low, high) in zip(codes.unbind(1), self.stages, self.spans, strict=False):
+            total[:, low:high].add_(books[stage].embed(index))  # type: ignore[operator]
         return total
 
     def train(self, mode: bool = True) -> "Additive":

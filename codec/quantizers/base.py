@@ -159,6 +159,11 @@ class Quantizer(nn.Module, ABC):
         if codes.ndim != 3:
             raise CodecError(f"codes must have the shape (batch, books, frames), not {tuple(codes.shape)}")
         self._check_num(codes.shape[1])
+        if codes.numel() == 0:
+            return
+        low, high = codes.aminmax()
+        if low >= 0 and high < min(self.codebook_sizes[: codes.shape[1]]):
+            return
         sizes = torch.tensor(self.codebook_sizes[: codes.shape[1]], device=codes.device)[:, None]
         bad = (codes < 0) | (codes >= sizes)
         if bad.any():
@@ -199,11 +204,11 @@ def check_prefixes(prefixes: object, num_codebooks: int) -> tuple[int, ...]:
 
 
 def _refuse_nonfinite(z: Tensor) -> None:
-    bad = ~torch.isfinite(z)
-    if bad.any():
-        b, _, t = (int(i) for i in bad.nonzero()[0])
+    good = torch.isfinite(z)
+    if not good.all():
+        b, _, t = (int(i) for i in (~good).nonzero()[0])
         raise CodecError(
-            f"{int(bad.sum())} latent values are NaN or infinite, the first one in batch {b}, frame {t}"
+            f"{int((~good).sum())} latent values are NaN or infinite, the first one in batch {b}, frame {t}"
         )
 
 

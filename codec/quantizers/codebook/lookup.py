@@ -1,10 +1,10 @@
 """What inference needs of a codebook: its code vectors, the search for the nearest one, and the way back."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from codec import ops
 from codec.quantizers.codebook.assign import nearest
@@ -24,25 +24,26 @@ class Lookup(nn.Module):
         super().__init__()
         self.dim, self.size, self.table = dim, size, table
         self._cache: tuple[Any, Tensor, Tensor] | None = None
+        self._tensors: list[Tensor] | None = None  # what the table is made of
 
     @property
     def operable(self) -> bool:
         """Whether the residual search operator can use this book."""
         return not self.table.projects and self.size <= ops.MAX_CODES
 
-    @torch.no_grad()
     def tables(self) -> tuple[Tensor, Tensor]:
-        """Code vectors (V, d) and their search keys (V, d); kept in eval mode while nothing changes."""
-        tensors = [*self.table.parameters(), *self.table.buffers()]
-        if self.training or any(t.is_inference() for t in tensors):
+        """Code vectors (V, d) and their search keys (V, d), detached; kept in eval mode while nothing changes."""
+        if self._tensors is None:
+            self._tensors = [*self.table.parameters(), *self.table.buffers()]
+        state = [(t.data_ptr(), t.is_inference() or t._version) for t in self._tensors]
+        if not self.training and self._cache is not None and self._cache[0] == state:
+            return self._cache[1], self._cache[2]
+        keep = not self.training and not any(t.is_inference() for t in self._tensors)
+        with torch.inference_mode(False) if keep else nullcontext(), torch.no_grad():
             codes = self.table.codes().detach()
-            return codes, self.table.key(codes)
-        state = [(t.data_ptr(), t._version) for t in tensors]
-        if self._cache is None or self._cache[0] != state:
-            with torch.inference_mode(False):
-                codes = self.table.codes().detach()
-                self._cache = (state, codes, self.table.key(codes))
-        return self._cache[1], self._cache[2]
+            keys = self.table.key(codes)
+        self._cache = (state, codes, keys) if keep else None
+        return codes, keys
 
     @torch.no_grad()
     def search(self, x: Tensor) -> Tensor:
@@ -55,7 +56,11 @@ class Lookup(nn.Module):
         query, keys = self.table.key(self.table.query(x)), self.tables()[1]
         return torch.cdist(query, keys).topk(number, dim=1, largest=False).indices
 
-    @torch.no_grad()
     def embed(self, index: Tensor) -> Tensor:
         """Vectors (M, D) of codes (M,)."""
-        return self.table.lift(F.embedding(index, self.tables()[0]))
+        return self.table.lift(self.tables()[0].index_select(0, index))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Lookup":
+        """Moving a module may put other tensors in place of its own."""
+        self._tensors = None
+        return super()._apply(fn, recurse)
