@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from codec.errors import ConfigError
 from codec.nn.activations import gelu_tanh
 from codec.nn.conv import StreamSequential
+from codec.nn.functional import without_autocast
 from codec.nn.linear import Linear, linear
 from codec.nn.state import StreamState
 
@@ -47,8 +48,11 @@ class CausalConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """`(B, T, C)` to `(B, T, C)`."""
         y = _depthwise(_with_past(self, x, self.history, state), self.depthwise)
-        y = self.contract(gelu_tanh(self.expand(self.norm(y))))
-        return torch.addcmul(x, self.gain, y)
+        norm, expand, contract = self.norm, self.expand, self.contract
+        # not by calls of the modules, which cost a streamed frame more than the arithmetic
+        y = torch.layer_norm(y, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        y = gelu_tanh(linear(y, expand.weight, expand.bias))
+        return torch.addcmul(x, self.gain, linear(y, contract.weight, contract.bias))
 
 
 class FourierEncoder(nn.Module):
@@ -144,7 +148,7 @@ class FourierEncoder(nn.Module):
         else:
             audio = torch.cat([state.get(self, (channels, past), audio.dtype), audio], dim=-1)
             state.put(self, audio[..., audio.shape[-1] - past :])
-        with torch.autocast(audio.device.type, enabled=False):
+        with without_autocast(audio.device):
             frames = audio.float().unfold(-1, self.window, self.frame)  # (B, C, T, window)
             spectrum = _scale(linear(frames, self.analysis), self.compression - 1)
         return spectrum.transpose(1, 2).reshape(batch, spectrum.shape[2], -1)
@@ -225,7 +229,7 @@ class FourierDecoder(nn.Module):
             x = blocks(x, state)
             x = _ungroup(split(x), stride)
         x = self.head(self.norm(x))
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             shape = (*x.shape[:2], self.channels, -1)
             gain, real, imag = x.float().view(shape).chunk(3, dim=-1)
             spectrum = start.float().view(shape) + torch.cat([real, imag], dim=-1)

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from codec import ops
 from codec.errors import ConfigError
@@ -56,7 +57,7 @@ class Additive(Quantizer):
         self.detach_stages = detach_stages
         # the stages that come before any channel is quantized a second time
         self.first = next((k for k in range(1, len(spans)) if spans[k][0] == spans[0][0]), len(spans))
-        self._stack: tuple[list[Tensor], Tensor] | None = None
+        self._stacked: tuple[list[Tensor], Tensor] | None = None
 
     def book(self, stage: int) -> Book:
         """The book that a stage uses."""
@@ -193,7 +194,7 @@ class Additive(Quantizer):
     # ---- inference ----
 
     def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
-        if beam <= ops.MAX_BEAM and all(book.operable for book in self.books):
+        if beam <= ops.MAX_BEAM and self._operable:
             codes = self._operate(x, num, beam)
         else:
             codes = search_beam(x, self._used(num), beam)
@@ -203,34 +204,49 @@ class Additive(Quantizer):
         return [(self.book(k), self.spans[k]) for k in range(num)]
 
     def _operate(self, x: Tensor, num: int, beam: int) -> Tensor:
-        """Codes from the operator: G groups of equal width at once, or all books in the full width."""
-        spans = self.spans[:num]
-        groups, width = len(set(spans)), spans[0][1] - spans[0][0]
-        tiled = spans == tuple((g * width, (g + 1) * width) for g in range(groups)) * (num // groups)
-        books = tuple(self.books)
-        tables = [books[stage].tables()[0] for stage in self.stages[:num]]  # type: ignore[operator]
-        if self._stack is None or [id(t) for t in self._stack[0]] != [id(t) for t in tables]:
-            local = ((0, width),) * num if tiled else spans
-            stack = stack_tables(tables, local, width if tiled else self.dim)
-            if tiled:
-                stack = stack.unflatten(0, (-1, groups)).transpose(0, 1).contiguous()
-            self._stack = (tables, stack)
-        stack = self._stack[1]
-        if not tiled:
-            return ops.rvq_encode(x, stack, beam=beam)
+        """Codes from the operator, every group of books at once."""
+        stack = self._stack(num)
+        groups, width = stack.shape[0], stack.shape[3]
         parts = x[:, : groups * width].unflatten(1, (groups, width)).transpose(0, 1).contiguous()
         return ops.rvq_encode(parts, stack, beam=beam).permute(1, 2, 0).flatten(1)
 
     def _embed(self, codes: Tensor) -> Tensor:
+        if self._operable:
+            stack = self._stack(codes.shape[1])
+            groups, stages, size, width = stack.shape
+            # one bag for each vector and group, its books added in their order
+            first = torch.arange(0, groups * stages * size, size, device=codes.device).view(groups, stages)
+            bags = codes.unflatten(1, (stages, groups)).transpose(1, 2) + first
+            vectors = F.embedding_bag(bags.flatten(0, 1), stack.flatten(0, 2), mode="sum")
+            vectors = vectors.view(len(codes), groups * width)
+            return F.pad(vectors, (0, self.dim - groups * width)) if groups * width < self.dim else vectors
         total = self.book(0).counts.new_zeros(len(codes), self.dim)
-        books = tuple(self.books)
-        for index, stage, (low, high) in zip(codes.unbind(1), self.stages, self.spans, strict=False):
-            total[:, low:high].add_(books[stage].embed(index))  # type: ignore[operator]
+        for k, (low, high) in enumerate(self.spans[: codes.shape[1]]):
+            total[:, low:high].add_(self.book(k).embed(codes[:, k]))
         return total
+
+    @property
+    def _operable(self) -> bool:
+        return all(book.operable for book in self.books)
+
+    def _stack(self, num: int) -> Tensor:
+        """Code vectors of the first books, (G, S, V, d): G groups of equal width that take turns, or one of all."""
+        books, stages = tuple(self.books), self.stages[:num]
+        tables = [books[stage].tables()[0] for stage in stages]  # type: ignore[operator]
+        if self._stacked is None or [id(t) for t in self._stacked[0]] != [id(t) for t in tables]:
+            spans = self.spans[:num]
+            groups, width = len(set(spans)), spans[0][1] - spans[0][0]
+            if spans == tuple((g * width, (g + 1) * width) for g in range(groups)) * (num // groups):
+                stack = stack_tables(tables, ((0, width),) * num, width)
+                stack = stack.unflatten(0, (-1, groups)).transpose(0, 1).contiguous()
+            else:
+                stack = stack_tables(tables, spans, self.dim)[None]
+            self._stacked = (tables, stack)
+        return self._stacked[1]
 
     def train(self, mode: bool = True) -> "Additive":
         """Switch the mode, and let go of the tables kept for the other one."""
-        self._stack = None
+        self._stacked = None
         return super().train(mode)
 
 

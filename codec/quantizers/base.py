@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.errors import CodecError, ConfigError
+from codec.nn.functional import without_autocast
 from codec.quantizers.codebook.sync import several
 
 Losses = dict[str, Tensor]
@@ -177,7 +178,7 @@ class Quantizer(nn.Module, ABC):
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
     """Full float32 arithmetic: no autocast, and no TF32 in matrix products on CUDA."""
-    with torch.autocast(device.type, enabled=False):
+    with without_autocast(device):
         precision = torch.get_float32_matmul_precision()
         if device.type != "cuda" or precision == "highest":
             yield
