@@ -1,0 +1,85 @@
+"""Few rows through compiled code: the bits of many rows, whatever the matrix."""
+
+import pytest
+import torch
+
+from codec.nn import linear as exact
+from codec.nn.linear import FEW, linear
+from codec.ops import kernel, rows
+
+SHAPES = [(1, 1), (3, 2), (64, 1), (33, 31), (512, 64), (513, 100), (640, 1284), (1025, 40), (2100, 70)]
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """With the compiled library; the test is skipped where there is no compiler."""
+    monkeypatch.delenv("CODEC_CPU", raising=False)
+    kernel.cpu_library.cache_clear()
+    try:
+        kernel.build(kernel.cpu_recipe("linear"))
+    except kernel.BuildError as error:
+        pytest.skip(f"no C++ compiler: {error}")
+    assert rows.available()
+    yield
+    kernel.cpu_library.cache_clear()
+
+
+def check(inputs, outputs, *, half):
+    weight, bias = torch.nn.Parameter(torch.randn(outputs, inputs)), torch.randn(outputs)
+    if half:
+        weight.data = weight.half().float()
+    x = torch.randn(300, inputs)
+    whole = linear(x, weight, bias)
+    torch.testing.assert_close(whole, x @ weight.t() + bias, rtol=1e-4, atol=1e-4)
+    for count in (1, 2, 3, 5, FEW, FEW + 3, 40):
+        assert torch.equal(linear(x[:count], weight, bias), whole[:count])
+    assert torch.equal(linear(x[:1], weight), linear(x, weight)[:1])
+    assert linear(x[:0], weight, bias).shape == (0, outputs)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
+@pytest.mark.parametrize("half", [True, False])
+@torch.no_grad()
+def test_few_rows_are_the_bits_of_many(compiled, inputs, outputs, half):
+    check(inputs, outputs, half=half)
+
+
+def test_this_processor_profits(compiled):
+    """Where it does not, all is right and slow."""
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        pytest.skip("only known of AVX2 and AVX-512")
+    assert all(exact._block(inputs, outputs) for inputs, outputs in SHAPES)
+
+
+@torch.no_grad()
+def test_where_the_sums_cannot_be_told_the_framework_does_it(compiled, monkeypatch):
+    monkeypatch.setattr(exact, "_block", lambda inputs, outputs: None)
+    monkeypatch.setattr(rows.Rows, "__call__", None)
+    check(1025, 40, half=False)
+
+
+@torch.no_grad()
+def test_without_the_library_the_framework_does_it(monkeypatch):
+    monkeypatch.setenv("CODEC_CPU", "0")
+    kernel.cpu_library.cache_clear()
+    try:
+        assert not rows.available()
+        check(640, 128, half=True)
+    finally:
+        kernel.cpu_library.cache_clear()
+
+
+@torch.no_grad()
+def test_rows_of_any_number_and_width(compiled):
+    for inputs, outputs, count in ((1, 1, 1), (7, 33, 5), (100, 64, 9)):
+        matrix, bias = torch.randn(outputs, inputs), torch.randn(outputs)
+        x = torch.randn(count, inputs)
+        for block in (1, 16, 1 << 62):
+            y = rows.Rows(matrix, block)(x, bias)
+            torch.testing.assert_close(y, x @ matrix.t() + bias)
+        halved = matrix.half().float()
+        y = rows.Rows(halved, 16)(x, None)
+        torch.testing.assert_close(y, x @ halved.t())
+        # another number in one place, and it is kept in full
+        halved[0, 0] = 1 + 2**-20
+        torch.testing.assert_close(rows.Rows(halved, 16)(x, None), x @ halved.t())
