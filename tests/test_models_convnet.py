@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codec.errors import ConfigError
@@ -90,6 +90,8 @@ def test_any_chunking_of_a_causal_pair_is_the_whole(name, frames, cuts, batch):
 @pytest.mark.parametrize("name", AHEAD)
 @settings(max_examples=8, deadline=None)
 @given(frames=st.integers(1, 40), size=st.integers(1, 40))
+@example(frames=9, size=1)
+@example(frames=20, size=5)
 @torch.no_grad()
 def test_blocks_of_a_pair_that_looks_ahead_are_the_whole(name, frames, size):
     encoder, decoder = pair(AHEAD, name)

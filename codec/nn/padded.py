@@ -139,7 +139,7 @@ class PaddedConvTranspose1d(nn.ConvTranspose1d):
                 return self(x)
             if state.last or x.shape[-1] * self.stride[0] <= self.cut:
                 state.hold((self, "start"), x)
-                return x.new_zeros(x.shape[0], self.out_channels, 0)
+                return self._normed(x.new_zeros(x.shape[0], self.out_channels, 0), state)
             held, first = x.new_zeros(*x.shape[:2], self.history), self.cut
         if not state.last:
             state.hold(self, newest(held, x, self.history))
@@ -153,12 +153,15 @@ class PaddedConvTranspose1d(nn.ConvTranspose1d):
         if last:
             x, length = pad_time(x, 0, self.history), length + self.ends
         if x.shape[-1] == 0:
-            return x.new_zeros(x.shape[0], self.out_channels, 0)
+            return self._normed(x.new_zeros(x.shape[0], self.out_channels, 0), state)
         # the frames before were heard already; their taps that reach into this chunk are in the sum
-        y = transpose_convolve(x, self.weight, self.bias, stride=self.stride[0], before=before)[..., :length]
-        if self.norm is not None:
-            y = self.norm(y, state)
+        y = transpose_convolve(x, self.weight, self.bias, stride=self.stride[0], before=before)
+        y = self._normed(y[..., :length], state)
         return y[..., first : length - (self.ends - self.cut if last else 0)]
+
+    def _normed(self, y: Tensor, state: StreamState | None) -> Tensor:
+        # also where there are no samples yet: what comes behind a norm waits until it has been measured
+        return y if self.norm is None else self.norm(y, state)
 
 
 def pad_ends(x: Tensor, left: int, right: int, *, mirror: bool) -> Tensor:
