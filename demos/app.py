@@ -29,13 +29,22 @@ import sound
 from sound import Coded
 
 CLIPS = Path(__file__).parents[1] / "tests" / "data"
+FIRST_CLIP = "speech"
+RUN_HINT = "Give the folder of a run: `python train.py` writes it to runs/NAME."
 PLAYER = Path(__file__).with_name("player.js").read_text()
 STYLE = """
 .gradio-container { max-width: 1080px !important; margin: auto; }
 #title h1 { margin-bottom: 0; }
-#facts table { width: 100%; font-variant-numeric: tabular-nums; }
-#facts td, #facts th { padding: .25rem .6rem; text-align: left; }
+#facts :is(div, table, tr) { border: 0 !important; }
+#facts table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+#facts thead { display: none; }
+#facts td { padding: .3rem .6rem .3rem 0; text-align: left; border: 0 !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
+#facts td:first-child { white-space: nowrap; color: var(--body-text-color-subdued); width: 1%; padding-right: 1.4rem; }
 footer { display: none !important; }
+/* an iframe whose scheme is that of its page shows the ground through, and its page follows the switch */
+iframe { color-scheme: light; }
+.dark iframe { color-scheme: dark; }
 """
 PLAYER_STYLE = """
 .bar { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; }
@@ -45,6 +54,7 @@ button[aria-pressed="true"] { background: var(--color-accent); color: white; }
 button:disabled { opacity: .4; cursor: default; }
 input[type=range] { flex: 1 1 12rem; accent-color: var(--color-accent); }
 .note { opacity: .75; font-size: .9rem; margin: .4rem 0 0; min-height: 1.3em; }
+@media (max-width: 480px) { .bar { gap: .4rem; } button { padding: .4rem .7rem; } }
 """
 PLAYER_HTML = """
 <div class="bar">
@@ -130,7 +140,7 @@ def show(coded: Coded, progress: gr.Progress) -> Iterator[tuple[Any, ...]]:
         gr.skip(),
         gr.skip(),
         _table(facts),
-        sound.spectrograms(original, decoded, coded.rate),
+        gr.Plot(value=sound.spectrograms(original, decoded, coded.rate), visible=True),
         gr.skip(),
         gr.skip(),
         sound.code_map(coded.codes, sizes),
@@ -166,7 +176,7 @@ def drop(path: str | None, model: str, progress: gr.Progress = gr.Progress()) ->
 
 
 @guarded
-def click(coded: Coded | None, event: gr.SelectData) -> tuple[Any, Figure]:
+def click(coded: Coded | None, event: gr.SelectData) -> tuple[Any, Any]:
     """Hear and see one frame of the token map."""
     if coded is None:
         raise gr.Error("Encode a sound first.", title="No tokens")
@@ -177,7 +187,10 @@ def click(coded: Coded | None, event: gr.SelectData) -> tuple[Any, Figure]:
     audio = sound.decode_codes(coded, coded.codes)
     middle, half = (2 * frame + 1) * model.hop // 2, int(0.1 * model.sample_rate)
     piece = audio[max(0, middle - half) : middle + half]
-    return (model.sample_rate, sound.pcm(piece)), sound.vectors(coded, frame)
+    return (
+        gr.Audio(value=(model.sample_rate, sound.pcm(piece)), visible=True),
+        gr.Plot(value=sound.vectors(coded, frame), visible=True),
+    )
 
 
 @guarded
@@ -200,19 +213,22 @@ def break_it(
     codes, text = sound.damage(coded, bit_errors / 100, lost / 100, int(books), int(seed))
     audio = sound.decode_codes(coded, codes)
     whole = sound.decode_codes(coded, coded.codes)
-    return (rate, sound.pcm(audio)), text, sound.spectrograms(whole, audio, rate)
+    return (rate, sound.pcm(audio)), text, sound.spectrograms(whole, audio, rate, ("sent", "received"))
 
 
-def run_state(folder: str) -> tuple[Figure | None, Figure | None, str, Any]:
-    """Curves, usage and the newest validation sound of a training run."""
+def run_state(folder: str) -> tuple[Any, Any, str, Any]:
+    """Curves, usage and the newest validation sound of a training run; what there is not yet takes no place."""
+    losses, books, text, audio = _read_run(folder)
+    plots = [gr.Plot(value=figure, visible=figure is not None) for figure in (losses, books)]
+    return *plots, text, gr.Audio(value=audio, visible=audio is not None)
+
+
+def _read_run(folder: str) -> tuple[Figure | None, Figure | None, str, Any]:
     log = Path(folder).expanduser() / "log.jsonl"
-    if not folder or not log.is_file():
-        return (
-            None,
-            None,
-            "Give the folder of a run: `python train.py` writes it to runs/NAME." if folder else "",
-            None,
-        )
+    if not folder:
+        return None, None, RUN_HINT, None
+    if not log.is_file():
+        return None, None, f"There is no run in that folder. {RUN_HINT}", None
     rows = []
     for line in log.read_text().splitlines():
         try:
@@ -236,6 +252,7 @@ def page(models: list[str], live_url: str) -> gr.Blocks:
     prefixes = first.quantizer.prefixes
     clips = sorted(str(file) for file in CLIPS.glob("*.flac")) if CLIPS.is_dir() else []
     names = [(Path(clip).stem.replace("_", " "), clip) for clip in clips]
+    ready = next((clip for clip in clips if Path(clip).stem == FIRST_CLIP), None)
     with gr.Blocks(title="codec", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         state = gr.State(None)
         gr.Markdown(
@@ -248,12 +265,13 @@ def page(models: list[str], live_url: str) -> gr.Blocks:
             with gr.Row():
                 with gr.Column(min_width=300):
                     source = gr.Audio(
+                        ready,  # a visitor can press the button at once
                         sources=["upload", "microphone"],
                         type="filepath",
                         label="Your sound",
                         elem_id="source",
                     )
-                    clip = gr.Dropdown(names, value=None, label="or a clip", interactive=True)
+                    clip = gr.Dropdown(names, value=ready, label="or a clip", interactive=True)
                 with gr.Column(min_width=300):
                     model = gr.Dropdown(models, value=models[0], label="Model")
                     books = gr.Slider(
@@ -267,7 +285,7 @@ def page(models: list[str], live_url: str) -> gr.Blocks:
                     )
                     go = gr.Button("Encode and decode", variant="primary", elem_id="go")
                     token_file = gr.File(
-                        label="or drop a .tok to decode it", type="filepath", height=130, elem_id="tokens"
+                        label="or drop a .tok to decode it", type="filepath", height=170, elem_id="tokens"
                     )
             player = gr.HTML(
                 value="{}",
@@ -286,7 +304,7 @@ def page(models: list[str], live_url: str) -> gr.Blocks:
                     get_wav = gr.DownloadButton(
                         "Download the decoded sound (.wav)", interactive=False, elem_id="get-wav"
                     )
-            pictures = gr.Plot(label="Spectrograms", show_label=False, elem_id="pictures")
+            pictures = gr.Plot(label="Spectrograms", show_label=False, elem_id="pictures", visible=False)
         with gr.Tab("Tokens"):
             gr.Markdown(
                 "One row a codebook, one column a frame, one colour a code."
@@ -302,20 +320,18 @@ def page(models: list[str], live_url: str) -> gr.Blocks:
             )
             with gr.Row():
                 frame_sound = gr.Audio(
-                    label="That frame and its neighbours", interactive=False, autoplay=True
+                    label="That frame and its neighbours", interactive=False, autoplay=True, visible=False
                 )
-                frame_vectors = gr.Plot(label="Code vectors", show_label=False)
+                frame_vectors = gr.Plot(label="Code vectors", show_label=False, visible=False)
             heard = gr.CheckboxGroup([], label="Codebooks that are heard", elem_id="heard")
             partial = gr.Audio(label="Only these codebooks", interactive=False, elem_id="partial")
             histogram = gr.Plot(label="Usage", show_label=False)
         with gr.Tab("Break it"):
             with gr.Row():
-                errors = gr.Slider(
-                    0, 20, 1, step=0.1, label="Bit errors (%)", min_width=220, elem_id="errors"
-                )
-                lost = gr.Slider(0, 50, 0, step=1, label="Lost frames (%)", min_width=220)
-                kept = gr.Slider(1, prefixes[-1], prefixes[-1], step=1, label="Codebooks kept", min_width=220)
-                seed = gr.Number(0, label="Accident", precision=0, minimum=0)
+                errors = gr.Slider(0, 20, 1, step=0.1, label="Bit errors, %", min_width=220, elem_id="errors")
+                lost = gr.Slider(0, 50, 0, step=1, label="Frame loss, %", min_width=220)
+                kept = gr.Slider(1, prefixes[-1], prefixes[-1], step=1, label="Books kept", min_width=220)
+                seed = gr.Number(0, label="Accident no.", precision=0, minimum=0, min_width=220)
             damage_text = gr.Markdown(elem_id="damage")
             broken = gr.Audio(label="What arrives", interactive=False, elem_id="broken")
             broken_picture = gr.Plot(label="Sent, received, difference", show_label=False)
@@ -326,12 +342,10 @@ def page(models: list[str], live_url: str) -> gr.Blocks:
             )
         with gr.Tab("Train"):
             folder = gr.Textbox(label="Folder of a training run", placeholder="runs/default", elem_id="run")
-            run_text = gr.Markdown()
-            run_curves, run_usage = (
-                gr.Plot(label="Losses", show_label=False),
-                gr.Plot(label="Codebooks", show_label=False),
-            )
-            run_audio = gr.Audio(label="Newest validation sound", interactive=False)
+            run_text = gr.Markdown(RUN_HINT)
+            run_curves = gr.Plot(label="Losses", show_label=False, visible=False)
+            run_usage = gr.Plot(label="Codebooks", show_label=False, visible=False)
+            run_audio = gr.Audio(label="Newest validation sound", interactive=False, visible=False)
             timer = gr.Timer(10)
         shown = [state, player, facts, pictures, get_tok, get_wav, token_map, histogram, heard, kept]
         clip.input(lambda path: path, clip, source, show_progress="hidden")

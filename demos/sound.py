@@ -19,6 +19,12 @@ from matplotlib.figure import Figure
 import codec
 
 matplotlib.use("Agg")
+# no ground and grey ink: the same picture is at home on a light page and on a dark one
+INK = "#868e9c"
+matplotlib.rcParams |= dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none")
+matplotlib.rcParams |= dict.fromkeys(
+    ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+)
 MOST_SECONDS = 60.0
 MOST_MEGABYTES = 30
 
@@ -188,13 +194,18 @@ def data_url(audio: np.ndarray, rate: int) -> str:
     return "data:audio/wav;base64," + base64.b64encode(wav(audio, rate)).decode()
 
 
-def spectrograms(original: np.ndarray | None, decoded: np.ndarray, rate: int) -> Figure:
+def spectrograms(
+    original: np.ndarray | None,
+    decoded: np.ndarray,
+    rate: int,
+    names: tuple[str, str] = ("original", "decoded"),
+) -> Figure:
     """Original, decoded and their difference in dB, one above the other."""
-    rows = [("decoded", _decibels(decoded, rate))]
+    rows = [(names[1], _decibels(decoded, rate))]
     if original is not None:
         first = _decibels(original, rate)
         count = min(first.shape[1], rows[0][1].shape[1])
-        rows = [("original", first), *rows, ("difference", rows[0][1][:, :count] - first[:, :count])]
+        rows = [(names[0], first), *rows, ("difference", rows[0][1][:, :count] - first[:, :count])]
     figure = _figure(9, 1.9 * len(rows))
     for place, (name, picture) in enumerate(rows):
         axes = figure.add_subplot(len(rows), 1, place + 1)
@@ -246,7 +257,7 @@ def vectors(coded: Coded, frame: int) -> Figure:
     prefixes = [n for n in model.quantizer.prefixes if n <= codes.shape[1]]
     sums = torch.stack([model.quantizer.decode(codes[:, :n])[0, :, 0] for n in prefixes])
     steps = torch.diff(sums, dim=0, prepend=torch.zeros_like(sums[:1])).numpy()
-    figure = _figure(9, 3)
+    figure = _figure(6, 3)
     axes = figure.add_subplot()
     peak = float(np.abs(steps).max()) or 1.0
     image = axes.imshow(steps, aspect="auto", cmap="RdBu_r", vmin=-peak, vmax=peak)

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "demos"))
 import app
 import sound
 
+LOADED = "#source #waveform, #source canvas, #source audio"  # a sound is there
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
@@ -74,7 +75,7 @@ def browser(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     driver.downloads = downloads
     driver.get(server)
-    wait(lambda: driver.find_elements("css selector", "#source input[type=file]"))
+    wait(lambda: driver.find_elements("css selector", LOADED))
     yield driver
     driver.quit()
 
@@ -89,6 +90,9 @@ def wait(ready: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 def upload(browser: Any, place: str, path: Path) -> None:
+    for clear in browser.find_elements("css selector", f"{place} [aria-label=Clear]"):
+        clear.click()
+    wait(lambda: browser.find_elements("css selector", f"{place} input[type=file]"))
     browser.find_element("css selector", f"{place} input[type=file]").send_keys(str(path))
 
 
@@ -115,7 +119,7 @@ def go(browser: Any) -> None:
 
 def test_a_visit(browser: Any) -> None:
     upload(browser, "#source", SPEECH)
-    wait(lambda: browser.find_elements("css selector", "#source #waveform, #source canvas, #source audio"))
+    wait(lambda: browser.find_elements("css selector", LOADED))
     go(browser)
     first = wait(lambda: decoded(browser))
     rate, audio = samples(first)
