@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from codec.bench import quantizers as doctor
 from codec.bench import quantizers_report as report
 from codec.bench.vectors import bound_db, gaussian, latents
+from codec.build import make
 from codec.cli import app
 from codec.data import sources
 from codec.errors import ConfigError
@@ -41,6 +42,7 @@ def test_examined_written_and_drawn(tmp_path: Path) -> None:
     assert vq.bits == 12
     assert vq.parameters == 4096 * 16
     assert vq.steps > 0
+    assert 0.2 < vq.steps * vq.ms_per_step / 1000 < 1
     report.write_csv(results, tmp_path / "q.csv")
     with (tmp_path / "q.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -48,9 +50,8 @@ def test_examined_written_and_drawn(tmp_path: Path) -> None:
     assert float(rows[0]["sqnr_db"]) == pytest.approx(vq.sqnr_db, abs=1e-4)
     report.plot(results, tmp_path / "q.png")
     assert (tmp_path / "q.png").read_bytes()[1:4] == b"PNG"
-    shown = report.table(results)
-    assert shown.row_count == 3
-    assert len(shown.columns) == 12
+    shown = report.tables(results)
+    assert [table.row_count for table in shown] == [3, 3]
 
 
 def test_the_verb_writes_both_files(tmp_path: Path) -> None:
@@ -77,6 +78,12 @@ def test_the_verb_writes_both_files(tmp_path: Path) -> None:
 def test_every_registered_quantizer_is_an_entry() -> None:
     assert {entry["name"] for entry in doctor.ENTRIES.values()} == set(QUANTIZERS)
     assert doctor.choose(None) == list(doctor.ENTRIES)
+    for dim in (16, 64):
+        made = {name: make("quantizer", doctor.settings(name, dim), dim=dim) for name in doctor.ENTRIES}
+        bits = {name: math.log2(math.prod(quantizer.codebook_sizes)) for name, quantizer in made.items()}
+        assert bits.pop("vq") == 12
+        assert bits.pop("turboquant") == (42 if dim == 16 else 74)
+        assert all(39 < value <= 44 for value in bits.values()), bits
 
 
 def test_latents_of_real_speech() -> None:

@@ -21,12 +21,13 @@ class Result:
         bits: per vector, the sum of log2 V.
         sqnr_db: variance over squared error of vectors not trained on.
         line_db: 6.02 dB per bit and dimension, what white Gaussian vectors allow at best.
-        bound_db: what Gaussian vectors with this data's covariance allow at best (reverse water-filling).
+        bound_db: what Gaussian vectors with the same covariance allow at best; others may beat it.
         usage: share of the codes in use, mean of the books.
         perplexity: exponential of the codes' entropy as a share of V, mean of the books.
         ns_per_vector: of ``encode``, processor time.
         parameters: all numbers of the weights that inference needs.
         steps: training steps that fitted into the time.
+        ms_per_step: processor time of a training step of 1,024 vectors.
     """
 
     quantizer: str
@@ -40,35 +41,27 @@ class Result:
     ns_per_vector: float
     parameters: int
     steps: int
+    ms_per_step: float
 
 
-def table(results: Iterable[Result]) -> "Table":
-    """One table for the terminal: a row per quantizer, a group of columns per kind of vectors."""
+def tables(results: Iterable[Result]) -> "list[Table]":
+    """For the terminal: one table for each kind of vectors."""
     from rich.table import Table
 
-    results = list(results)
-    kinds = list(dict.fromkeys(r.data for r in results))
-    shown = Table(title="Quantizers, each trained for a few seconds")
-    shown.add_column("quantizer", no_wrap=True)
-    for name in ("bits", "ns/vector", "parameters"):
-        shown.add_column(name, justify="right")
-    for kind in kinds:
-        for name in ("SQNR dB", "bound dB", "usage %", "perplexity %"):
-            shown.add_column(f"{kind}\n{name}", justify="right")
-    for name in dict.fromkeys(r.quantizer for r in results):
-        rows = {r.data: r for r in results if r.quantizer == name}
-        last = rows[next(reversed(rows))]
-        cells = [name, f"{last.bits:.1f}", f"{last.ns_per_vector:,.0f}", f"{last.parameters:,}"]
-        for kind in kinds:
-            r = rows[kind]
-            cells += [
-                f"{r.sqnr_db:.2f}",
-                f"{r.bound_db:.2f}",
-                f"{100 * r.usage:.1f}",
-                f"{100 * r.perplexity:.1f}",
-            ]
-        shown.add_row(*cells)
-    return shown
+    found: dict[str, Table] = {}
+    for r in results:
+        if r.data not in found:
+            found[r.data] = shown = Table(title=f"Quantizers on {r.data}")
+            shown.add_column("quantizer", no_wrap=True)
+            for name in ("bits", "SQNR dB", "6.02/bit", "bound", "usage %", "perplexity %"):
+                shown.add_column(name, justify="right")
+            for name in ("encode ns/vector", "train ms/step", "steps", "parameters"):
+                shown.add_column(name, justify="right")
+        levels = [f"{value:.2f}" for value in (r.sqnr_db, r.line_db, r.bound_db)]
+        shares = [f"{100 * share:.1f}" for share in (r.usage, r.perplexity)]
+        cost = [f"{r.ns_per_vector:,.0f}", f"{r.ms_per_step:.1f}", f"{r.steps:,}", f"{r.parameters:,}"]
+        found[r.data].add_row(r.quantizer, f"{r.bits:.1f}", *levels, *shares, *cost)
+    return list(found.values())
 
 
 def write_csv(results: Iterable[Result], path: str | PathLike[str]) -> None:
@@ -99,6 +92,7 @@ def plot(results: Iterable[Result], path: str | PathLike[str]) -> None:
         axis.plot([r.line_db for r in rows], range(len(rows)), "r.", markersize=3, label="6.02 dB per bit")
         axis.set_xlabel("SQNR (dB)")
         axis.set_title(kind)
+        axis.margins(y=0.01)
         axis.grid(axis="x", alpha=0.3)
-    axes[0].legend(fontsize=7, loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=110)

@@ -55,13 +55,13 @@ def quantizers(
     from rich.console import Console
 
     from codec.bench.quantizers import run
-    from codec.bench.quantizers_report import table
+    from codec.bench.quantizers_report import tables
 
     console = Console(width=None if sys.stdout.isatty() else 150)
     names = None if only is None else [name.strip() for name in only.split(",")]
     with Console(stderr=True).status("") as status:
         results = run(out, data=data, model=model, names=names, seconds=seconds, progress=status.update)
-    console.print(table(results))
+    console.print(*tables(results), sep="\n")
     typer.echo(f"{out}: quantizers.csv, quantizers.png")
 
 

@@ -61,7 +61,8 @@ class Lattice(Scalar):
 class QLAE(Scalar):
     """Learned values per channel, the nearest one taken (latent quantization, arXiv 2305.18378).
 
-    The paper pairs it with a high weight decay on the model. Losses: ``codebook`` and ``commit``.
+    The paper pairs it with a high weight decay on the model. Its first values are evenly spaced in -0.5..0.5; here they
+    are so over the spread of the first batch. Losses: ``codebook`` and ``commit``.
 
     Args:
         dim: latent width D.
@@ -90,6 +91,11 @@ class QLAE(Scalar):
         self.register_buffer("unused", torch.where(used, 0.0, torch.inf), persistent=False)
 
     unused: Tensor
+
+    def _begin(self, y: Tensor) -> None:
+        # as the first lattice: close to the best even spacing for a Gaussian of the data's spread
+        span = 4.6 * (1 - 1 / self.levels) * y.std(0, correction=0).clamp_min(1e-6)
+        self.values.data.mul_(span[:, None])
 
     def _digits(self, y: Tensor) -> Tensor:
         return ((y[..., None] - self.values.detach()).abs() + self.unused).argmin(-1)

@@ -82,16 +82,22 @@ class Wasserstein(Regulariser):
         x = _sample(x, len(codes))
         cost = (x.square().sum(1, keepdim=True) - 2 * scores(x, codes)) / x.shape[1]
         log_pi = self.logits.log_softmax(0)
+        pi = log_pi.exp()
         with torch.no_grad():
             smooth = self.epsilon * cost.mean().clamp_min(1e-12)
-            f, g = cost.new_zeros(len(x)), cost.new_zeros(len(codes))
+            # rows and columns are scaled anyway, so their minima may go: nothing that matters underflows
+            kernel = cost / smooth
+            kernel = kernel - kernel.amin(1, keepdim=True)
+            least = kernel.amin(0)
+            kernel = (least - kernel).exp()
+            column = pi
             for _ in range(self.iterations):
-                f = -smooth * torch.logsumexp((g - cost) / smooth + log_pi, 1)
-                g = -smooth * torch.logsumexp((f[:, None] - cost) / smooth - math.log(len(x)), 0)
-            plan = ((f[:, None] + g - cost) / smooth + log_pi - math.log(len(x))).exp()
+                row = 1 / (kernel @ column).clamp_min(1e-30) / len(x)
+                column = pi / (row @ kernel).clamp_min(1e-30)
+            plan = row[:, None] * kernel * column
+            potential = smooth * ((column / pi).log() + least)
         # the derivative of the transport cost is the plan for the costs and the potential for the weights
-        pi = log_pi.exp()
-        transport = (plan * cost).sum() + (g * (pi - pi.detach())).sum()
+        transport = (plan * cost).sum() + (potential * (pi - pi.detach())).sum()
         return transport + self.prior * (pi * (log_pi + math.log(len(codes)))).sum()
 
 

@@ -46,5 +46,7 @@ class Sinkhorn(Assign):
         plan = plan * column
         if not self.sample:
             return plan.argmax(1), None
-        # where a row underflowed to zero all codes are as good
-        return torch.multinomial(plan / plan.sum(1, keepdim=True).clamp_min(1e-20) + 1e-20, 1)[:, 0], None
+        # drawn by the inverse of the distribution; the constant makes all codes as good where a row underflowed to zero
+        ends = (plan + 1e-20).cumsum(1)
+        drawn = torch.rand(len(x), 1, device=x.device) * ends[:, -1:]
+        return torch.searchsorted(ends, drawn)[:, 0].clamp_max(len(codes) - 1), None

@@ -52,7 +52,11 @@ class _SoftmaxMix(torch.autograd.Function):
 
 
 class Gumbel(Assign):
-    """A code drawn from a softmax of negative half squared distances (Jang et al., arXiv 1611.01144; VQ-APC).
+    """A code drawn from a softmax of negative squared distances (Jang et al., arXiv 1611.01144; VQ-APC).
+
+    The distances are relative to twice the mean squared distance to the nearest code, per channel: what a code's
+    posterior is when the error is white noise. So the draw is as bold for small latents, and in late residual stages,
+    as for large ones.
 
     Args:
         temperature: of the relaxation that carries the gradient.
@@ -67,6 +71,9 @@ class Gumbel(Assign):
         self.temperature = temperature
 
     def forward(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor | None]:
-        soft = F.gumbel_softmax(scores(x, codes), tau=self.temperature)
+        logits = scores(x, codes)
+        with torch.no_grad():
+            error = (x.square().sum(1) - 2 * logits.amax(1)).mean() / x.shape[1]
+        soft = F.gumbel_softmax(logits / error.clamp_min(1e-12), tau=self.temperature)
         index = soft.argmax(1)
         return index, codes[index] + (soft - soft.detach()) @ codes
