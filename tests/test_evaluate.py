@@ -19,6 +19,7 @@ from codec.cli import app
 from codec.errors import CodecError, ConfigError
 from codec.evaluate import evaluate, parse
 from codec.evaluate.channel import Channel
+from codec.evaluate.damage import curves, describe
 from codec.evaluate.gates import Calibration, calibrate
 from codec.evaluate.ogg import packet_bytes
 from codec.evaluate.peers import Original
@@ -167,6 +168,40 @@ def test_digits_apart_hurt_one_digit_and_erasure_repeats(model: str) -> None:
     assert all(np.array_equal(lost[:, t], lost[:, t - 1]) for t in changed)
 
 
+def test_digits_apart_take_their_room_and_need_digits(
+    tmp_path: Path, model: str, speech: np.ndarray, tiny_model: Path
+) -> None:
+    coded = [parse(model, channel).code(speech, RATE) for channel in ("bsc:0.01", "bsc:0.01,digits")]
+    # 5 and 3 levels: 4 bits as one code of 15, 3 and 2 bits apart; two books, 100 frames
+    assert [c.payload_bytes for c in coded] == [100, 125]
+    assert coded[1].container_bytes - coded[0].container_bytes == 25
+    audio.write(tmp_path / "a.wav", speech[None], RATE)
+    result = evaluate(
+        [model, str(tiny_model)],
+        tmp_path / "a.wav",
+        tmp_path / "out",
+        names=("si_sdr",),
+        channels=["bsc:0.01,digits"],
+        jobs=1,
+        gates=False,
+    )
+    assert list(result.table) == [model, str(tiny_model), f"{model}+bsc:0.01,digits"]
+    assert result.refused == {
+        f"{tiny_model}+bsc:0.01,digits": ["the quantizer RVQ has no digits to pack apart"]
+    }
+
+
+def test_curves_of_damage_begin_without_any() -> None:
+    def entry(value: float | None) -> dict[str, dict[str, object]]:
+        return {"stoi": {"mean": value, "interval": [value, value]}}
+
+    table = {"m": entry(0.9), "m+bsc:0.1": entry(0.4), "m+bsc:0.01": entry(0.7), "m+bsc:0.2": entry(None)}
+    damaged = {f"m+bsc:{p:g}": describe("m", Channel.parse(f"bsc:{p:g}")) for p in (0.1, 0.01, 0.2)}
+    found = curves(table, damaged, "stoi")
+    assert found == {"bsc": {"m": [(0.0, "m"), (0.01, "m+bsc:0.01"), (0.1, "m+bsc:0.1")]}}
+    assert describe("m", Channel.parse("gilbert:0.1,20")).channel == "gilbert,20"
+
+
 @pytest.mark.parametrize(
     "text", ["", "bsc", "bsc:2", "burst:0.1", "gilbert:0.9,3", "erasure:0.1,digits", "x:1"]
 )
@@ -221,6 +256,9 @@ def test_evaluation_with_bad_clips_resumes(tmp_path: Path, model: str, speech: n
         progress=lambda done, total, _: seen.append(done),
     )
     assert list(result.table) == ["original", "mulaw", model, f"{model}+bsc:0.1"]
+    about = {"base": model, "channel": "bsc", "share": 0.1}
+    assert result.details["damaged"] == {f"{model}+bsc:0.1": about}
+    assert list(result.details["books"]) == [model]  # the channel's tokens are the same
     assert any("broken.wav" in name for name in result.skipped)
     summary = json.loads((out / "summary.json").read_text())
     entry = summary["original"]["si_sdr"]
@@ -235,6 +273,7 @@ def test_evaluation_with_bad_clips_resumes(tmp_path: Path, model: str, speech: n
     assert not re.search(r"(src|href)=\"https?:", page)
     assert page.count("data:audio/flac") >= 3
     assert (out / "plots" / "rate_si_sdr.png").exists()
+    assert (out / "plots" / "damage_bsc_si_sdr.png").exists()
 
     lines = (out / "clips.jsonl").read_text().splitlines()
     (out / "clips.jsonl").write_text("\n".join(lines[:-2]) + "\n" + lines[-1][:40])  # stopped while writing

@@ -81,12 +81,31 @@ class Channel:
             return self._erase(codes, codec, rng)
         if not self.digits:
             return self._flip(codes, sizes, rng)
-        levels = _levels(codec)[: len(sizes)]
+        levels = self.levels(codec)[: len(sizes)]
         rows = [_split(row, book) for row, book in zip(codes, levels, strict=True)]
         flat = tuple(level for book in levels for level in book)
         arrived = self._flip(np.concatenate(rows), flat, rng)
         books = np.split(arrived, np.cumsum([len(book) for book in levels])[:-1])
         return np.stack([_join(book, level) for book, level in zip(books, levels, strict=True)])
+
+    def bits(self, sizes: tuple[int, ...], codec: Codec) -> tuple[int, ...]:
+        """Bits that a code of each book takes on its way."""
+        if not self.digits:
+            return code_bits(sizes)
+        return tuple(sum(code_bits(book)) for book in self.levels(codec)[: len(sizes)])
+
+    @staticmethod
+    def levels(codec: Codec) -> list[tuple[int, ...]]:
+        """Levels of the digits of every book of a scalar quantizer.
+
+        Raises:
+            ConfigError: the quantizer is no scalar one.
+        """
+        quantizer = codec.quantizer
+        levels, spans = getattr(quantizer, "levels", None), getattr(quantizer, "spans", None)
+        if levels is None or spans is None:
+            raise ConfigError(f"the quantizer {type(quantizer).__name__} has no digits to pack apart")
+        return [tuple(int(level) for level in levels[low:high]) for low, high in spans]
 
     def _flip(self, codes: Codes, sizes: tuple[int, ...], rng: np.random.Generator) -> Codes:
         bits = code_bits(sizes)
@@ -122,15 +141,6 @@ class Channel:
         lost[:1] = False  # something must be there to repeat
         last = np.maximum.accumulate(np.where(lost, 0, np.arange(codes.shape[1])))
         return codes[:, last]
-
-
-def _levels(codec: Codec) -> list[tuple[int, ...]]:
-    """Levels of the digits of every book of a scalar quantizer."""
-    quantizer = codec.quantizer
-    levels, spans = getattr(quantizer, "levels", None), getattr(quantizer, "spans", None)
-    if levels is None or spans is None:
-        raise ConfigError(f"the quantizer {type(quantizer).__name__} has no digits to pack apart")
-    return [tuple(int(level) for level in levels[low:high]) for low, high in spans]
 
 
 def _split(codes: Codes, levels: tuple[int, ...]) -> Codes:

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, and the same curves as PNG files."""
+"""The report: one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from codec import audio, metrics
 from codec.bitstream import atomic_write
 from codec.evaluate.clips import Clip
 from codec.evaluate.score import EXAMPLE_SECONDS, Row
-from codec.evaluate.summary import RATES, Table
+from codec.evaluate.summary import RATES
 from codec.metrics.base import Signal
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ FLOOR, SPAN = -80.0, 30.0  # dB of a spectrogram's darkest, and of the differenc
 
 
 def write_report(result: Result, folder: Path, clips: Sequence[Clip], rate: int) -> None:
-    """Write `report.html` and `plots/*.png` into `folder`."""
+    """Write `report.html` into `folder`."""
     store = folder / "data"
     content = {
         "table": result.table,
@@ -50,41 +50,6 @@ def write_report(result: Result, folder: Path, clips: Sequence[Clip], rate: int)
     page = TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/null", text)
     with atomic_write(folder / "report.html") as file:
         file.write(page.encode())
-    plot(result.table, result.details["families"], folder / "plots")
-
-
-def plot(table: Table, families: dict[str, str], folder: Path) -> None:
-    """Rate against every metric, one PNG each, with 95% intervals."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    folder.mkdir(exist_ok=True)
-    for name, metric in metrics.METRICS.items():
-        figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        drawn = False
-        for family in dict.fromkeys(families.values()):
-            entries = [table[s] for s in table if families[s] == family]
-            points = sorted(
-                (e["kbps_payload"]["mean"], e[name]["mean"], *e[name]["interval"])
-                for e in entries
-                if "kbps_payload" in e and e.get(name, {}).get("mean") is not None
-            )
-            if not points or points[0][0] > 100:  # uncompressed systems would flatten the picture
-                continue
-            x, y, low, high = np.array(points).T
-            axes.errorbar(x, y, [y - low, high - y], marker="o", capsize=3, label=family)
-            drawn = True
-        if not drawn:
-            continue
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlabel("kbps of the payload")
-        axes.set_ylabel(f"{metric.title}{f' ({metric.unit})' if metric.unit else ''}")
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-        figure.savefig(folder / f"rate_{name}.png")
 
 
 def _measures() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ from codec import __version__, metrics
 from codec.errors import ConfigError
 from codec.evaluate import clips as clip_lists
 from codec.evaluate import summary
+from codec.evaluate.channel import Channel
 from codec.evaluate.clips import Clip
+from codec.evaluate.damage import Damaged, describe
 from codec.evaluate.gates import Calibration
 from codec.evaluate.parse import parse, takes_channel
+from codec.evaluate.plots import plot
 from codec.evaluate.report import write_report
 from codec.evaluate.score import Row, Task, calibrate_system, score, start_worker, to_json
 
@@ -69,7 +72,7 @@ def evaluate(
     gates: bool = True,
     progress: Progress | None = None,
 ) -> Result:
-    """Score systems on clips and write `summary.json`, `clips.csv`, `details.json`, `summary.md` and `report.html`.
+    """Score systems on clips; write `summary.json`, `clips.csv`, `details.json`, `summary.md`, `report.html`, `plots`.
 
     Args:
         systems: names, see `parse`.
@@ -99,6 +102,7 @@ def evaluate(
     if channels and not any(channel for _, channel in specs):
         raise ConfigError("a channel damages the tokens of models, and no model is among the systems")
     families = {(system := parse(*spec)).spec: system.family for spec in specs}
+    damaged = {parse(*spec).spec: describe(spec[0], Channel.parse(spec[1])) for spec in specs if spec[1]}
     models = models or {}
     missing = {name: why for name in names if (why := metrics.get(name, model=models.get(name)).missing())}
     wanted = tuple(name for name in names if name not in missing)
@@ -150,7 +154,7 @@ def evaluate(
                     progress(index, len(tasks), f"{row.system} {row.clip}")
     rows = [done[key] for _, key in tasks]
     refused = {name: list(c.refused) for name, c in calibrations.items() if name not in scored}
-    result = _collect(rows, store, families, refused, missing, skipped)
+    result = _collect(rows, store, families, damaged, refused, missing, skipped)
     failed = {name: c.refused for name, c in calibrations.items() if c.refused and name in scored}
     result.warnings += [f"{name} fails a gate: {'; '.join(why)}" for name, why in failed.items()]
     result.details |= {
@@ -169,6 +173,7 @@ def evaluate(
         "wall_seconds": time.time() - started,
     }
     _write(result, folder)
+    plot(result.table, families, damaged, folder / "plots")
     write_report(
         result, folder, [clip for clip in clips if clip.name in examples and not _unread(rows, clip)], rate
     )
@@ -204,6 +209,7 @@ def _collect(
     rows: list[Row],
     store: Path,
     families: Mapping[str, str],
+    damaged: Mapping[str, Damaged],
     refused: dict[str, list[str]],
     missing: dict[str, str],
     skipped: dict[str, str],
@@ -211,7 +217,8 @@ def _collect(
     table = summary.summarise(rows, store)
     details = {
         "families": {system: families[system] for system in table},
-        "books": summary.books(rows, store),
+        "damaged": {system: asdict(damaged[system]) for system in table if system in damaged},
+        "books": summary.books([row for row in rows if row.system not in damaged], store),
         "comparisons": summary.compare(rows),
     }
     return Result(rows, table, refused, missing, skipped, summary.rising(table, families), details)

@@ -111,7 +111,7 @@ def calibrate_system(
     Channels damage what comes back, so the gates hear the system without its channel.
     """
     system, named = parse(spec), parse(spec, channel)
-    why = system.missing()
+    why = system.missing() or named.missing()
     if why:
         return named.spec, "", Calibration(refused=(why,))
     judges: list[Clip] = []

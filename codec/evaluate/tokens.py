@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+import zlib
 from dataclasses import replace
 from functools import cache
 
@@ -40,6 +41,14 @@ class Tokens(System):
             legal = ", ".join(map(str, codec.quantizer.prefixes))
             raise ConfigError(f"the model {name!r} has no {self.books} codebooks; it has {legal}")
 
+    def missing(self) -> str | None:
+        if self.channel is not None and self.channel.digits:
+            try:
+                self.channel.levels(_load(self.name))
+            except ConfigError as error:
+                return str(error)
+        return None
+
     def identity(self) -> str:
         """Its name and the fingerprint of the weights."""
         return f"{self.spec} {_load(self.name).metadata['fingerprint']}"
@@ -56,8 +65,13 @@ class Tokens(System):
         middle = time.perf_counter()
         header, codes = _parse(content)
         arrived = content
+        payload = packed_size(code_bits(header.codebook_sizes), codes.shape[1])
+        extra = 0
         if self.channel:
-            received = self.channel.damage(codes, header.codebook_sizes, codec, str(signal.size) + self.spec)
+            # the same bits are hit whatever the model
+            seed = str(zlib.crc32(source))
+            received = self.channel.damage(codes, header.codebook_sizes, codec, seed)
+            extra = packed_size(self.channel.bits(header.codebook_sizes, codec), codes.shape[1]) - payload
             arrived = _file(header, received)
             middle = time.perf_counter()
         decoded = _decode(arrived, codec)
@@ -65,8 +79,8 @@ class Tokens(System):
         again = None if self.channel else _parse(self._encode(sound_file(decoded, rate, "FLOAT"), codec))[1]
         return Coded(
             decoded,
-            packed_size(code_bits(header.codebook_sizes), codes.shape[1]),
-            len(content),
+            payload + extra,
+            len(content) + extra,
             middle - started,
             done - middle,
             codes,
