@@ -14,33 +14,39 @@ class Damaged:
 
     Attributes:
         base: the system without the channel.
-        channel: its kind, all but the share of damage: `bsc`, `bsc,digits`, `burst,20`.
+        channel: its kind: `bsc`, `burst,20`.
         share: of damage.
+        line: of which curve it is a point: the base, and how its tokens are packed where that is unusual.
     """
 
     base: str
     channel: str
     share: float
+    line: str
 
 
 def describe(base: str, channel: Channel) -> Damaged:
     """`base` behind `channel`."""
     length = f",{channel.length}" if channel.kind in ("burst", "gilbert") else ""
-    digits = ",digits" if channel.digits else ""
-    return Damaged(base, f"{channel.kind}{length}{digits}", channel.share)
+    line = f"{base}, digits apart" if channel.digits else base
+    return Damaged(base, f"{channel.kind}{length}", channel.share, line)
 
 
 def curves(
     table: Table, damaged: dict[str, Damaged], metric: str
 ) -> dict[str, dict[str, list[tuple[float, str]]]]:
-    """`{channel: {base: [(share, system), ...]}}` of the systems that have `metric`, from no damage to most."""
+    """`{channel: {line: [(share, system), ...]}}` of the systems that have `metric`, from no damage to most."""
     found: dict[str, dict[str, list[tuple[float, str]]]] = {}
+
+    def measured(system: str) -> bool:
+        return table.get(system, {}).get(metric, {}).get("mean") is not None
+
     for system, about in damaged.items():
-        if table.get(system, {}).get(metric, {}).get("mean") is not None:
-            found.setdefault(about.channel, {}).setdefault(about.base, []).append((about.share, system))
-    for lines in found.values():
-        for base, points in lines.items():
-            if table.get(base, {}).get(metric, {}).get("mean") is not None and all(s for s, _ in points):
-                points.append((0.0, base))
-            points.sort()
-    return found
+        if measured(system) and about.share > 0:
+            points = found.setdefault(about.channel, {}).setdefault(about.line, [])
+            if not points and measured(about.base):
+                points.append((0.0, about.base))
+            points.append((about.share, system))
+    return {
+        channel: {line: sorted(points) for line, points in lines.items()} for channel, lines in found.items()
+    }

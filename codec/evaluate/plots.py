@@ -36,14 +36,15 @@ def plot(table: Table, families: dict[str, str], damaged: dict[str, Damaged], fo
                 lines[family] = found
         _draw(lines, folder / f"rate_{name}.png", "kbps of the payload", metric, _octaves)
         for channel, systems in curves(table, damaged, name).items():
-            zero = min(share for points in systems.values() for share, _ in points if share) / 10
+            shares = sorted({share for points in systems.values() for share, _ in points if share})
+            zero = shares[0] / 5
             lines = {
-                base: [_checked(_point(table[system], name, share or zero)) for share, system in points]
-                for base, points in systems.items()
+                line: [_checked(_point(table[system], name, share or zero)) for share, system in points]
+                for line, points in systems.items()
             }
-            what = f"share of damage, channel {channel}"
+            what = f"{'packets lost' if channel == 'erasure' else 'bits flipped'}, channel {channel}"
             path = folder / f"damage_{channel.replace(',', '_')}_{name}.png"
-            _draw(lines, path, what, metric, partial(_shares, zero=zero))
+            _draw(lines, path, what, metric, partial(_shares, ticks=[zero, *shares]))
 
 
 def _point(entry: dict[str, Any], name: str, x: float) -> Point | None:
@@ -89,12 +90,8 @@ def _octaves(axes: Any) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
 
 
-def _shares(axes: Any, zero: float) -> None:
-    """A logarithmic axis of shares, on which no damage at all stands at `zero`."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
-
+def _shares(axes: Any, ticks: Sequence[float]) -> None:
+    """A logarithmic axis of shares, on which no damage at all stands at the first tick."""
     axes.set_xscale("log")
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda x, _: "none" if x <= zero * 1.01 else f"{100 * x:g}%")
-    )
+    axes.set_xticks(ticks, ["none", *(f"{100 * share:g}%" for share in ticks[1:])])
+    axes.minorticks_off()

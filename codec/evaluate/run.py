@@ -153,9 +153,15 @@ def evaluate(
                 if progress is not None:
                     progress(index, len(tasks), f"{row.system} {row.clip}")
     rows = [done[key] for _, key in tasks]
-    refused = {name: list(c.refused) for name, c in calibrations.items() if name not in scored}
+    # what is wrong with a model is told once, not again behind every channel
+    told = {
+        name: list(c.refused)
+        for name, c in calibrations.items()
+        if name not in damaged or c.refused != calibrations[parse(damaged[name].base).spec].refused
+    }
+    refused = {name: why for name, why in told.items() if name not in scored}
     result = _collect(rows, store, families, damaged, refused, missing, skipped)
-    failed = {name: c.refused for name, c in calibrations.items() if c.refused and name in scored}
+    failed = {name: why for name, why in told.items() if why and name in scored}
     result.warnings += [f"{name} fails a gate: {'; '.join(why)}" for name, why in failed.items()]
     result.details |= {
         "gates": summary.gate_notes(calibrations, rate),
