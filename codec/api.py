@@ -230,7 +230,10 @@ def decode_file(
 
         with audio.Writer(target, plan.sample_rate, plan.restored_channels, format=format) as writer:
             pieces = partial(tokens.pieces, part)
-            for block in decode_pieces(codec, pieces, batch_size=plan.streams, at_once=at_once):
+            books = len(tokens.header.codebook_sizes) // plan.streams
+            for block in decode_pieces(
+                codec, pieces, num_codebooks=books, batch_size=plan.streams, at_once=at_once
+            ):
                 kept = block[..., skip_model:]
                 skip_model -= block.shape[-1] - kept.shape[-1]
                 put(restore.push(kept.cpu().numpy()))

@@ -26,6 +26,7 @@ PARTS: dict[str, str] = {
     "mimi_decoder": "codec.models.convnet_mimi:MimiDecoder",
     "hificodec_encoder": "codec.models.convnet_hificodec:HiFiCodecEncoder",
     "hificodec_decoder": "codec.models.convnet_hificodec:HiFiCodecDecoder",
+    "vocos_decoder": "codec.models.vocos:VocosDecoder",
     # quantizers
     "vq": "codec.quantizers.vq:VQ",
     "rvq": "codec.quantizers.rvq:RVQ",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -49,8 +48,7 @@ def save(
     Raises:
         CheckpointError: the file cannot be written.
     """
-    folded = fold(copy.deepcopy(codec))
-    tensors = {name: _stored(value, half) for name, value in sorted(folded.state_dict().items())}
+    tensors = {name: _stored(value, half) for name, value in sorted(_folded(codec).items())}
     config_text = _canonical(config)
     fingerprint = _fingerprint(config_text, tensors)
     text = {
@@ -102,6 +100,18 @@ def fold(module: nn.Module) -> Any:
         if parametrize.is_parametrized(part, "weight"):
             parametrize.remove_parametrizations(part, "weight", leave_parametrized=True)
     return module
+
+
+def _folded(module: nn.Module) -> dict[str, Tensor]:
+    """The state that `fold` would leave; the module stays as it is.
+
+    A copy could not be folded in its place: it shares with its original the class that weight norm made.
+    """
+    state = {name: value for name, value in module.state_dict().items() if ".parametrizations." not in name}
+    for name, part in module.named_modules():
+        if parametrize.is_parametrized(part, "weight"):
+            state[f"{name}.weight"] = part.weight
+    return state
 
 
 def _stored(value: Tensor, half: bool) -> Tensor:

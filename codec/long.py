@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codec.models.codec import Codec
 from codec.models.segments import SegmentedCodec
@@ -48,7 +48,12 @@ def encode_pieces(
 
 @torch.inference_mode()
 def decode_pieces(
-    codec: Codec, pieces: Callable[[], Iterator[Tensor | int]], *, batch_size: int = 1, at_once: bool = False
+    codec: Codec,
+    pieces: Callable[[], Iterator[Tensor | int]],
+    *,
+    num_codebooks: int | None = None,
+    batch_size: int = 1,
+    at_once: bool = False,
 ) -> Iterator[Tensor]:
     """Audio `(B, C, n)` of codes that are given in pieces; joined it is `Codec.decode` of the pieces joined.
 
@@ -56,6 +61,7 @@ def decode_pieces(
         codec: causal or not.
         pieces: gives the pieces `(B, K, t)` from the start, each time it is called. A number stands for so many lost
             frames: the sound before fades out over them.
+        num_codebooks: K, all books if not given.
         batch_size: B.
         at_once: join the pieces first.
     """
@@ -91,7 +97,7 @@ def decode_pieces(
     if isinstance(codec, SegmentedCodec):
         blocks = codec.decode_segments(noted(), batch_size=batch_size)
     else:
-        blocks = _through(codec.decoder, latents, at_once)
+        blocks = _through(codec.decoder_for(num_codebooks), latents, at_once)
     for block in blocks:
         block, late = block[..., late:], max(0, late - block.shape[-1])
         if codec.delay:
@@ -124,7 +130,7 @@ class Fade:
         return block
 
 
-def _through(module: nn.Module, pieces: Pieces, at_once: bool) -> Iterator[Tensor]:
+def _through(module: Callable[..., Tensor], pieces: Pieces, at_once: bool) -> Iterator[Tensor]:
     """The output of `module` for all pieces joined, in one go or in blocks: the same numbers."""
     if not at_once:
         yield from in_blocks(module, pieces)

@@ -111,6 +111,7 @@ class StreamDecoder:
         _require_causal(codec)
         self.codec = codec
         self.state = StreamState(batch_size, codec.device)
+        self._books: int | None = None
 
     @torch.inference_mode()
     def push(self, codes: Tensor, active: Tensor | None = None) -> Tensor:
@@ -120,6 +121,7 @@ class StreamDecoder:
             codes: the next frames of every stream.
             active: `(B,)` bool; streams set False stand still, and what is given and returned for them means nothing.
         """
+        self._books = codes.shape[1]
         with _only(self.state, active):
             return self.codec.decode(codes.to(self.codec.device), state=self.state)
 
@@ -130,7 +132,7 @@ class StreamDecoder:
         self.state.last = True
         frames = -(-codec.delay // codec.hop)
         silence = torch.zeros(batch, codec.quantizer.dim, frames, device=codec.device)
-        audio = codec.decoder(silence, self.state)
+        audio = codec.decoder_for(self._books)(silence, self.state)
         self.state.reset()
         if codec.delay:
             audio = audio[..., : codec.delay]
@@ -144,6 +146,7 @@ class StreamDecoder:
         """An independent stream that goes on from here."""
         other = StreamDecoder(self.codec, batch_size=self.state.batch_size)
         other.state = self.state.clone()
+        other._books = self._books
         return other
 
 

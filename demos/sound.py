@@ -121,7 +121,7 @@ def decode_books(coded: Coded, heard: list[int]) -> np.ndarray:
         if count - 1 in heard:
             total += upto - before
         before = upto
-    return model.decode_latent(total)[0, 0].numpy()
+    return model.decode_latent(total, codes.shape[1])[0, 0].numpy()
 
 
 @torch.inference_mode()

@@ -12,9 +12,18 @@ from codec.models.convnet_dac import DACDecoder, DACEncoder
 from codec.models.convnet_hificodec import HiFiCodecDecoder, HiFiCodecEncoder
 from codec.models.convnet_mimi import MimiDecoder, MimiEncoder
 from codec.models.convnet_seanet import SEANetDecoder, SEANetEncoder
+from codec.models.vocos import VocosDecoder
 from codec.nn.receptive import receptive_field
 from codec.nn.signal import in_blocks
 from codec.nn.state import StreamState
+
+
+class BigCodecEncoder(DACEncoder):
+    """DAC's encoder in BigCodec's way, hearing two thirds of the sample rate as NeuCodec's does."""
+
+    def __init__(self, dim, *, rates, width):
+        super().__init__(dim, rates=(4, 2), width=width, alias_free=True, resample=(2, 3))
+
 
 SEANET = {"ratios": (4, 3, 2), "width": 4}
 SOUNDSTREAM = {
@@ -26,6 +35,8 @@ SOUNDSTREAM = {
 }
 MIMI = {"ratios": (3, 2), "width": 4, "layers": 2, "heads": 2, "window": 5}
 HIFI = {"rates": (3, 2), "kernels": (7, 4), "branch_kernels": (3, 5)}
+VOCOS = {"hop": 6, "window": 24, "width": 8, "hidden": 16, "layers": 2}
+GRAZE = VOCOS | {"layers": 1, "residuals": 1, "attention": 2, "heads": 2, "reach": 5}
 PAIRS = {
     "seanet": (SEANetEncoder, SEANetDecoder, SEANET),
     "seanet_mirror": (SEANetEncoder, SEANetDecoder, SEANET | {"pad": "mirror"}),
@@ -33,6 +44,8 @@ PAIRS = {
     "dac": (DACEncoder, DACDecoder, {"rates": (4, 3), "width": 8, "causal": True}),
     "mimi": (MimiEncoder, MimiDecoder, MIMI),
     "hificodec": (HiFiCodecEncoder, HiFiCodecDecoder, HIFI | {"width": 8, "causal": True}),
+    "vocos": (None, VocosDecoder, VOCOS | {"causal": True}),
+    "vocos_attention": (None, VocosDecoder, GRAZE | {"causal": True}),
 }
 AHEAD = {
     "seanet": (SEANetEncoder, SEANetDecoder, SEANET | {"causal": False}),
@@ -44,6 +57,9 @@ AHEAD = {
     ),
     "dac": (DACEncoder, DACDecoder, {"rates": (4, 3), "width": 8, "causal": False}),
     "hificodec": (HiFiCodecEncoder, HiFiCodecDecoder, HIFI | {"width": 8}),
+    "bigcodec": (BigCodecEncoder, DACDecoder, {"rates": (4, 3), "width": 8}),
+    "vocos": (None, VocosDecoder, VOCOS),
+    "vocos_attention": (None, VocosDecoder, GRAZE),
 }
 _built = {}
 DIM = 8
@@ -55,7 +71,13 @@ def pair(table, name):
     if key not in _built:
         torch.manual_seed(0)
         encoder, decoder, settings_ = table[name]
-        _built[key] = (encoder(DIM, **settings_).eval(), decoder(DIM, **settings_).eval())
+        # a decoder without an encoder of its own gets one of the same hop
+        first = (
+            DACEncoder(DIM, rates=(3, 2), width=4, causal=True)
+            if encoder is None
+            else encoder(DIM, **settings_)
+        )
+        _built[key] = (first.eval(), decoder(DIM, **settings_).eval())
     return _built[key]
 
 
@@ -118,14 +140,26 @@ def test_no_causal_encoder_hears_the_future(name):
     sound = decoder(latent)
     latent[..., 30:] = 0
     assert torch.equal(decoder(latent)[..., : 30 * hop], sound[..., : 30 * hop])
-    assert receptive_field(encoder).ahead == receptive_field(decoder).ahead == 0
+    assert receptive_field(encoder).ahead == 0
+    assert receptive_field(decoder).ahead == -(-decoder.delay // hop)
 
 
-@pytest.mark.parametrize(("table", "name"), [(PAIRS, "soundstream"), (PAIRS, "mimi"), (AHEAD, "dac")])
+FIELDS = [
+    (PAIRS, "soundstream"),
+    (PAIRS, "mimi"),
+    (AHEAD, "dac"),
+    (AHEAD, "vocos"),
+    (AHEAD, "vocos_attention"),
+]
+
+
+@pytest.mark.parametrize(("table", "name"), FIELDS)
 def test_receptive_fields_are_what_gradients_show(table, name):
     frame, hop = 60, pair(table, name)[0].hop
     parts, settings_ = table[name][:2], table[name][2]
     for cls, length, unit in zip(parts, (120 * hop, 120), (hop, 1), strict=True):
+        if cls is None:
+            continue
         net = cls(DIM, **settings_).double()
         x = torch.randn(1, 1 if unit == hop else DIM, length, dtype=torch.float64, requires_grad=True)
         y = net(x)

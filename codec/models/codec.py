@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 
 from codec.errors import ConfigError
 from codec.nn.receptive import receptive_field
+from codec.nn.start import normalize_convolutions
 from codec.nn.state import StreamState
 from codec.quantizers.base import Quantizer
 from codec.quantizers.codebook.book import Book
@@ -44,7 +47,8 @@ class Codec(nn.Module):
     Args:
         encoder: `(B, C, N)` to `(B, D, N / hop)`; has `dim`, `hop`, `causal`.
         quantizer: `(B, D, T)` to codes `(B, K, T)` and back.
-        decoder: `(B, D, T)` to `(B, C, T * hop)`; has `dim`, `hop`, `causal`, `delay`.
+        decoder: `(B, D, T)` to `(B, C, T * hop)`; has `dim`, `hop`, `causal`, `delay`. One that has `conditions`, one
+            for each legal number of books, is told of how many books its latents are.
         sample_rate: of the audio, in Hz.
         channels: C, of input and output.
 
@@ -68,6 +72,12 @@ class Codec(nn.Module):
                 raise ConfigError(
                     f"the encoder's {name} is {ours} and the decoder's is {theirs}: they must be equal"
                 )
+        self.conditions = int(getattr(decoder, "conditions", 1))
+        if self.conditions not in (1, len(quantizer.prefixes)):
+            raise ConfigError(
+                f"the decoder knows {self.conditions} conditions, but the quantizer has {len(quantizer.prefixes)} "
+                "legal numbers of books: they must be equal"
+            )
         self.encoder = encoder
         self.quantizer = quantizer
         self.decoder = decoder
@@ -118,10 +128,16 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def start(self, audio: Tensor) -> None:
-        """Before training: set the linear maps that start from the statistics of some audio `(B, C, N)`."""
+        """Before training: set the layers that start from the statistics of some audio `(B, C, N)`.
+
+        Convolutional encoders then give latents of mean 0 and variance 1 in every channel, so that the first steps do
+        not carry them away from the codebooks.
+        """
         start = getattr(self.encoder, "start", None)
         if start is not None:
             start(self.decoder, audio)
+        else:
+            normalize_convolutions(self.encoder, self.fill_frame(audio[:16]))
 
     @torch.no_grad()
     def start_books(self, audio: Tensor) -> None:
@@ -150,7 +166,8 @@ class Codec(nn.Module):
             codes = torch.empty(z.shape[0], 0, z.shape[2], dtype=torch.int64, device=z.device)
             return CodecOutput(self.decode_latent(z)[..., : audio.shape[-1]], codes, {}, {}, z)
         quantized = self.quantizer(z, num_codebooks=num_codebooks)
-        restored = self.decode_latent(quantized.quantized)[..., : audio.shape[-1]]
+        books = (quantized.codes >= 0).all(-1).sum(1)  # of each sample, for quantizer dropout leaves some out
+        restored = self.decode_latent(quantized.quantized, books)[..., : audio.shape[-1]]
         return CodecOutput(restored, quantized.codes, quantized.losses, quantized.metrics, quantized.first)
 
     def encode(
@@ -189,17 +206,30 @@ class Codec(nn.Module):
             num_samples: cut the result to this many samples (at most `T * hop`).
             state: memory of a stream; the result then lags by `delay` samples, which `StreamDecoder.flush` gives out.
         """
-        z = self.quantizer.decode(codes)
-        audio = self.decode_latent(z) if state is None else self.decoder(z, state)
+        z, books = self.quantizer.decode(codes), codes.shape[1]
+        audio = self.decode_latent(z, books) if state is None else self.decoder_for(books)(z, state)
         return audio if num_samples is None else audio[..., :num_samples]
 
-    def decode_latent(self, z: Tensor) -> Tensor:
-        """Audio `(B, C, T * hop)` of latents `(B, D, T)`, the decoder's lag taken away."""
+    def decode_latent(self, z: Tensor, books: int | Tensor | None = None) -> Tensor:
+        """Audio `(B, C, T * hop)` of latents `(B, D, T)` of so many books, the decoder's lag taken away."""
+        decoder = self.decoder_for(books)
         if self.delay == 0:
-            return self.decoder(z)
+            return decoder(z)
         extra = -(-self.delay // self.hop)
-        audio = self.decoder(F.pad(z, (0, extra)))
+        audio = decoder(F.pad(z, (0, extra)))
         return audio[..., self.delay : self.delay + z.shape[-1] * self.hop]
+
+    def decoder_for(self, books: int | Tensor | None) -> Callable[..., Tensor]:
+        """The decoder, `(z, state=None)`, told of how many books the latents are.
+
+        Args:
+            books: legal numbers, one for all rows or `(B,)`; None means all books.
+        """
+        if self.conditions == 1 or books is None:
+            return self.decoder
+        prefixes = torch.tensor(self.quantizer.prefixes, device=self.device)
+        condition = torch.searchsorted(prefixes, torch.as_tensor(books, device=self.device).view(-1))
+        return partial(self.decoder, condition=condition)
 
     def fill_frame(self, audio: Tensor) -> Tensor:
         """`audio` `(B, C, N)` with its last frame filled up with silence, unless the encoder fills it itself."""

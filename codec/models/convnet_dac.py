@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from codec.nn.activations import Snake
+from codec.errors import ConfigError
+from codec.nn.activations import Snake, SnakeBeta
 from codec.nn.blocks import Residual, conv1d, conv_transpose1d
 from codec.nn.conv import StreamSequential, weight_norm
 from codec.nn.receptive import Span, needs
+from codec.nn.resample import AliasFree, Resample
 from codec.nn.state import StreamState
 
 
@@ -24,6 +26,11 @@ class DACEncoder(nn.Module):
         dilations: of the residual units before every stride.
         channels: audio channels.
         causal: look back only.
+        alias_free: Snake with two parameters, between filters, as BigCodec (arXiv 2409.05377) has it; not causal.
+        resample: `[up, down]`: the encoder hears the signal at up / down times its sample rate; not causal.
+
+    Raises:
+        ConfigError: filters that look ahead in a causal encoder, or a hop that is no whole number of samples.
     """
 
     def __init__(
@@ -35,17 +42,28 @@ class DACEncoder(nn.Module):
         dilations: Sequence[int] = (1, 3, 9),
         channels: int = 1,
         causal: bool = False,
+        alias_free: bool = False,
+        resample: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        if causal and (alias_free or resample):
+            raise ConfigError(
+                "alias_free and resample need filters that look ahead, so they need causal: false"
+            )
+        up, down = resample or (1, 1)
+        if math.prod(rates) * down % up:
+            raise ConfigError(f"the rates {list(rates)} at {up}/{down} of the sample rate make no whole hop")
         self.dim = dim
-        self.hop = math.prod(rates)
+        self.hop = math.prod(rates) * down // up
         self.causal = causal
-        layers: list[nn.Module] = [conv1d(channels, width, 7, causal=causal)]
+        snake = _alias_free if alias_free else Snake
+        layers: list[nn.Module] = [Resample(up, down, channels=channels)] if resample else []
+        layers.append(conv1d(channels, width, 7, causal=causal))
         for rate in reversed(rates):
-            layers += [_unit(width, dilation, causal) for dilation in dilations]
-            layers += [Snake(width), conv1d(width, width * 2, 2 * rate, stride=rate, causal=causal)]
+            layers += [_unit(width, dilation, causal, snake) for dilation in dilations]
+            layers += [snake(width), conv1d(width, width * 2, 2 * rate, stride=rate, causal=causal)]
             width *= 2
-        layers += [Snake(width), conv1d(width, dim, 3, causal=causal)]
+        layers += [snake(width), conv1d(width, dim, 3, causal=causal)]
         self.body = _finish(layers)
 
     def forward(self, audio: Tensor, state: StreamState | None = None) -> Tensor:
@@ -105,15 +123,19 @@ class DACDecoder(nn.Module):
         return needs(self.body, (first, last))
 
 
-def _unit(width: int, dilation: int, causal: bool) -> Residual:
+def _unit(width: int, dilation: int, causal: bool, snake: Callable[[int], nn.Module] = Snake) -> Residual:
     return Residual(
         [
-            Snake(width),
+            snake(width),
             conv1d(width, width, 7, dilation=dilation, causal=causal),
-            Snake(width),
+            snake(width),
             conv1d(width, width, 1, causal=causal),
         ]
     )
+
+
+def _alias_free(width: int) -> nn.Module:
+    return AliasFree(SnakeBeta(width))
 
 
 def _finish(layers: list[nn.Module]) -> StreamSequential:

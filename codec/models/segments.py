@@ -148,7 +148,8 @@ class SegmentedCodec(Codec):
         heard: Tensor | None = None
         weights = weight
         for codes, level in self.segments(pieces, batch_size=batch_size):
-            sound = self.decoder(self.quantizer.decode(codes)) * level[:, None, None]
+            decoder = self.decoder_for(codes.shape[1])
+            sound = decoder(self.quantizer.decode(codes)) * level[:, None, None]
             mine = weight[: sound.shape[-1]]
             sound = sound * mine
             if heard is not None:

@@ -44,6 +44,34 @@ class Snake(nn.Module):
         return wave.mul_(wave).mul_(1 / (alpha + 1e-9)).add_(x)
 
 
+class SnakeBeta(nn.Module):
+    """`x + sin(a x)^2 / b` with `log a` and `log b` learned per channel (Lee et al., arXiv 2206.04658).
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.zeros(channels))
+        self.log_beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, N)` to `(B, C, N)`."""
+        wave = torch.sin(x * self.log_alpha.exp()[:, None])
+        return x + wave.square() * (-self.log_beta).exp()[:, None]
+
+
+class SiLU(nn.Module):
+    """`x` times its logistic function (swish; Hendrycks and Gimpel, arXiv 1606.08415)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, kept."""
+        if not exact(x):
+            return F.silu(x)
+        return x / torch.exp(-x).add_(1)
+
+
 def gelu(x: Tensor) -> Tensor:
     """`x` times the share of a normal distribution below it (Hendrycks and Gimpel, arXiv 1606.08415)."""
     if not exact(x):

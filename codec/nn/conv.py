@@ -146,6 +146,21 @@ def weight_norm(module: nn.Module) -> nn.Module:
     Call it after initialisation: values written into a parametrised weight are lost.
     """
     for part in module.modules():
-        if isinstance(part, nn.Conv1d | nn.ConvTranspose1d) and not parametrize.is_parametrized(part):
+        learns = isinstance(part, nn.Conv1d | nn.ConvTranspose1d) and not is_fixed(part)
+        if learns and not parametrize.is_parametrized(part):
             parametrizations.weight_norm(part)
     return module
+
+
+def fixed(conv: nn.Conv1d | nn.ConvTranspose1d, weight: Tensor) -> Any:
+    """The convolution with given weights, which neither train nor travel in a checkpoint."""
+    if weight.shape != conv.weight.shape:
+        raise ValueError(f"weights {tuple(weight.shape)} for a convolution of {tuple(conv.weight.shape)}")
+    del conv.weight
+    conv.register_buffer("weight", weight, persistent=False)
+    return conv
+
+
+def is_fixed(conv: nn.Module) -> bool:
+    """Whether `fixed` made this convolution."""
+    return "weight" in dict(conv.named_buffers(recurse=False))

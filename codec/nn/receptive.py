@@ -8,7 +8,7 @@ from functools import singledispatch
 
 from torch import nn
 
-from codec.nn.activations import ELU, Snake
+from codec.nn.activations import ELU, SiLU, Snake, SnakeBeta
 from codec.nn.blocks import FrameGroupNorm, MultiReceptiveField, Residual
 from codec.nn.conv import CausalConv1d, CausalConvTranspose1d
 from codec.nn.lstm import LSTM
@@ -65,7 +65,18 @@ def _pointwise(module: nn.Module, span: Span) -> Span:
     return span
 
 
-for _kind in (nn.Identity, nn.LeakyReLU, nn.ELU, nn.Tanh, ELU, nn.LayerNorm, FrameGroupNorm, Snake):
+for _kind in (
+    nn.Identity,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.Tanh,
+    ELU,
+    SiLU,
+    Snake,
+    SnakeBeta,
+    nn.LayerNorm,
+    FrameGroupNorm,
+):
     needs.register(_kind, _pointwise)
 
 

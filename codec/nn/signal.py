@@ -83,7 +83,7 @@ class TimeGroupNorm(nn.GroupNorm):
         return x * gain[..., None] + shift[..., None]
 
 
-def in_blocks(module: nn.Module, blocks: Callable[[], Iterable[Tensor]]) -> Iterator[Tensor]:
+def in_blocks(module: Callable[..., Tensor], blocks: Callable[[], Iterable[Tensor]]) -> Iterator[Tensor]:
     """Pass a long signal through `module` block by block; the outputs joined are the output of the whole.
 
     Args:
