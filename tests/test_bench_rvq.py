@@ -12,7 +12,7 @@ from codec.cli import app
 SMALL = rvq.Shape(60, 8, 64, 3)
 
 
-@pytest.mark.parametrize("name", [name for name in rvq.CONTENDERS if name != "torch.compile"])
+@pytest.mark.parametrize("name", sorted(set(rvq.CONTENDERS) - {"torch.compile", "codec.ops, CUDA graph"}))
 def test_contenders_search_the_same_books(name: str) -> None:
     x, books = rvq.problem(SMALL)
     try:

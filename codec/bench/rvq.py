@@ -143,6 +143,19 @@ def _ours(x: Tensor, books: Tensor, shape: Shape) -> Search:
     return lambda: ops.rvq_encode(x, books, beam=shape.beam)
 
 
+def _graph(x: Tensor, books: Tensor, shape: Shape) -> Search:
+    ops.rvq_encode(x, books, beam=shape.beam)  # the library is loaded
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        codes = ops.rvq_encode(x, books, beam=shape.beam)
+
+    def search() -> Tensor:
+        graph.replay()
+        return codes
+
+    return search
+
+
 def _exact_torch(x: Tensor, books: Tensor, shape: Shape) -> Search:
     return lambda: plain.rvq_encode(x[None], books[None], shape.beam)[0]
 
@@ -219,6 +232,7 @@ def _greedy(shape: Shape) -> None:
 
 CONTENDERS: dict[str, Callable[[Tensor, Tensor, Shape], Search]] = {
     "codec.ops": _ours,
+    "codec.ops, CUDA graph": _graph,
     "codec.ops in plain torch": _exact_torch,
     "plain torch float32": _usual,
     "torch.compile": _compiled,
@@ -247,7 +261,7 @@ def measure(
         figures, searches, extra, wrong = [], {}, {}, {}
         with torch.inference_mode():
             for name, make in CONTENDERS.items():
-                if name == "torch.compile" and not compiled:
+                if (name == "torch.compile" and not compiled) or (make is _graph and device == "cpu"):
                     continue
                 try:
                     search = make(x, books, shape)

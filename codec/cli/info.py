@@ -154,6 +154,7 @@ def _system() -> dict[str, Any]:
     import torch
 
     from codec import __version__
+    from codec.ops import kernel
 
     described = {
         "codec": __version__,
@@ -168,7 +169,7 @@ def _system() -> dict[str, Any]:
     }
     if torch.cuda.is_available():
         described["gpu"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return described
+    return described | {f"search, {device}": text for device, text in kernel.describe().items()}
 
 
 def _processor() -> str:

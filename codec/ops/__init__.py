@@ -94,6 +94,10 @@ def _run(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
         from codec.ops import cpu  # not sooner: `python -m codec.ops.kernel` must find it unimported
 
         return cpu.rvq_encode(x, codebooks, beam)
+    if x.device.type == "cuda":
+        from codec.ops import cuda
+
+        return cuda.rvq_encode(x, codebooks, beam)
     return plain.rvq_encode(x, codebooks, beam)
 
 
@@ -109,7 +113,12 @@ def _(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
 def _rvq_encode_train(x: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x ``(G, M, D)``, codebooks ``(G, K, V, D)`` -> quantized, codes, counts, sums."""
     codes = _run(x, codebooks, 1)
-    quantized, counts, sums = reference.statistics(x, codebooks, codes)
+    if x.device.type == "cuda":
+        from codec.ops import cuda
+
+        quantized, counts, sums = cuda.statistics(x, codebooks, codes)
+    else:
+        quantized, counts, sums = reference.statistics(x, codebooks, codes)
     return quantized, codes, counts, sums
 
 

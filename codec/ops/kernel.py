@@ -1,8 +1,4 @@
-"""Compiles the fast searches once into a per-user cache and loads them: rvq_encode.cpp and cuda/rvq_encode.cu.
-
-They and linear.cpp, for streams, are shared libraries with a C interface, so one compiler call makes one and neither
-torch's headers nor its version matter. A library lies in the cache under the hash of its sources, flags and
-processor; it is written under a lock that a killed process releases, then renamed into place.
+"""The compiled libraries, and whether they are used: rvq_encode.cpp and cuda/rvq_encode.cu search, linear.cpp is for streams.
 
 The C++ libraries take seconds to compile, too long for a short command, so they are compiled when asked for
 (``python -m codec.ops.kernel --build``, `prepare`) and used wherever they are found. The CUDA library is compiled at
@@ -11,66 +7,25 @@ an error, ``0`` forbids the library. Without a library plain torch does its work
 """
 
 import argparse
-import contextlib
 import ctypes
 import functools
-import hashlib
 import os
 import platform
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+from codec.errors import ConfigError
+from codec.ops.builder import BuildError, Recipe, build
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 FAT = ("80", "90")  # what a machine without a GPU compiles for
 # the exact distance must be rounded as the specification says, the sums of a matrix product as fused ones
 CPU = {"rvq_encode": "-ffp-contract=off", "linear": "-ffp-contract=fast"}
-
-
-class BuildError(RuntimeError):
-    """A library cannot be compiled or loaded; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a library is made; two equal recipes make the same library."""
-
-    name: str
-    sources: tuple[Path, ...]  # the first one is compiled, the others are included by it
-    compiler: tuple[str, ...]  # names to look for, paths too
-    flags: tuple[str, ...]
-    machine: str  # what "native" means
-
-    @property
-    def path(self) -> Path:
-        """Where the library lies once it is made."""
-        digest = hashlib.sha256(repr((self.flags, self.machine)).encode())
-        for source in self.sources:
-            digest.update(source.read_bytes())
-        return cache_dir() / f"{self.name}-{digest.hexdigest()[:20]}.so"
-
-    def find_compiler(self) -> str:
-        """Path of the first compiler that is there."""
-        for name in self.compiler:
-            if found := shutil.which(name):
-                return found
-        raise BuildError(f"no compiler found (looked for {', '.join(self.compiler)})")
-
-
-def cache_dir() -> Path:
-    """The per-user folder of compiled libraries; ``CODEC_CACHE`` moves it."""
-    if chosen := os.environ.get("CODEC_CACHE"):
-        return Path(chosen)
-    home = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(home) if home else Path.home() / ".cache") / "codec"
 
 
 def cpu_recipe(name: str = "rvq_encode") -> Recipe:
@@ -81,7 +36,7 @@ def cpu_recipe(name: str = "rvq_encode") -> Recipe:
 
 
 def cuda_recipe(architectures: Sequence[str]) -> Recipe:
-    """The CUDA search for some architectures ("80", "90"), with PTX of the last for later ones."""
+    """The CUDA search for some architectures ("80", "90"), with PTX of the last one for later ones."""
     folder = _PACKAGE / "_assets" / "cuda"
     folder = folder if folder.is_dir() else _PACKAGE.parent / "cuda"
     homes = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda")
@@ -89,7 +44,7 @@ def cuda_recipe(architectures: Sequence[str]) -> Recipe:
     targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
     targets.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
     flags = ("-std=c++17", "-O3", *targets, "-shared", "-Xcompiler=-fPIC", "-cudart=static")
-    sources = tuple(folder / name for name in ("rvq_encode.cu", "hardware.cuh"))
+    sources = tuple(folder / n for n in ("rvq_encode.cu", "search.cuh", "frame.cuh", "hardware.cuh"))
     return Recipe("rvq_encode-cuda", sources, compilers, flags, f"cuda {torch.version.cuda}")
 
 
@@ -103,55 +58,11 @@ def _processor() -> str:
     return platform.machine() + "".join(dict.fromkeys(line for line in lines if line.startswith(keys)))
 
 
-def build(recipe: Recipe, *, verbose: bool = False) -> Path:
-    """Compile a library unless it is there already; returns its path.
-
-    Raises:
-        BuildError: there is no compiler, it fails, or the cache cannot be written.
-    """
-    path = recipe.path
-    if path.exists():
-        return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path.with_suffix(".lock")):
-            if not path.exists():
-                _compile(recipe, path, verbose)
-    except OSError as error:
-        raise BuildError(f"cannot write {path}: {error}") from error
-    return path
-
-
-def _compile(recipe: Recipe, path: Path, verbose: bool) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        output = Path(folder, path.name)
-        command = [recipe.find_compiler(), *recipe.flags, str(recipe.sources[0]), "-o", str(output)]
-        if verbose:
-            print(" ".join(command), flush=True)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise BuildError(f"{command[0]} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
-        os.replace(output, path)
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One process at a time; the system releases the lock of a process that dies."""
-    try:
-        import fcntl
-    except ImportError:  # two processes may then compile the same library; the last rename wins
-        yield
-        return
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def mode(variable: str) -> str:
     """What ``CODEC_CPU`` or ``CODEC_CUDA`` asks for: ``require``, ``0`` or nothing."""
     value = os.environ.get(variable, "")
     if value not in ("", "0", "require"):
-        raise ValueError(f"{variable} must be 0, require or unset; got {value!r}")
+        raise ConfigError(f"{variable} must be 0, require or unset; got {value!r}")
     return value
 
 
@@ -184,6 +95,19 @@ def _load_cpu(path: Path) -> ctypes.CDLL:
     return library
 
 
+def declare_cuda(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Tells ctypes the types of the functions in cuda/rvq_encode.cu."""
+    pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    library.codec_rvq_workspace.argtypes = [integer] * 5
+    library.codec_rvq_workspace.restype = long
+    sizes = [integer, long, integer, integer, integer]  # groups, rows, dim, stages, size
+    library.codec_rvq_encode_cuda.argtypes = [pointer] * 4 + sizes + [integer, integer, pointer]
+    library.codec_rvq_encode_cuda.restype = ctypes.c_char_p
+    library.codec_rvq_accumulate.argtypes = [pointer] * 6 + sizes + [integer, pointer]
+    library.codec_rvq_accumulate.restype = ctypes.c_char_p
+    return library
+
+
 def prepare() -> bool:
     """Compile the C++ libraries if they can be (training and benchmarks do); whether they are used from now on."""
     if mode("CODEC_CPU") != "0":
@@ -197,9 +121,34 @@ def prepare() -> bool:
     return all(cpu_library(name) is not None for name in CPU)
 
 
+@functools.cache
+def cuda_library(capability: tuple[int, int]) -> ctypes.CDLL | None:
+    """The CUDA search for GPUs of a compute capability, compiled if necessary; see the module's docstring."""
+    wanted = mode("CODEC_CUDA")
+    if wanted == "0":
+        return None
+    try:
+        recipe = _cuda_recipe_for(capability)
+        ready = next((r.path for r in (recipe, cuda_recipe(FAT)) if r.path.exists()), None)
+        return declare_cuda(ctypes.CDLL(str(ready or build(recipe))))
+    except (BuildError, OSError) as error:
+        if wanted == "require":
+            raise BuildError(f"CODEC_CUDA=require: {error}") from error
+        warnings.warn(f"the CUDA search is not used, plain torch is: {error}", stacklevel=2)
+        return None
+
+
+def _cuda_recipe_for(capability: tuple[int, int]) -> Recipe:
+    if torch.version.cuda is None:
+        raise BuildError("torch is not built for CUDA")
+    if capability < (8, 0):
+        raise BuildError(f"it needs compute capability 8.0, the GPU has {capability[0]}.{capability[1]}")
+    return cuda_recipe(("90",) if capability >= (9, 0) else ("80",))
+
+
 def describe() -> dict[str, str]:
     """For each device, which search is in use and why."""
-    return {"cpu": _describe_cpu()}
+    return {"cpu": _describe_cpu(), "cuda": _describe_cuda()}
 
 
 def _describe_cpu() -> str:
@@ -210,12 +159,28 @@ def _describe_cpu() -> str:
     return "plain torch (the C++ search has not been compiled: python -m codec.ops.kernel --build)"
 
 
+def _describe_cuda() -> str:
+    if mode("CODEC_CUDA") == "0":
+        return "plain torch (CODEC_CUDA=0)"
+    if not torch.cuda.is_available():
+        fat = cuda_recipe(FAT).path
+        return f"no CUDA device (compiled for one: {fat})" if fat.exists() else "no CUDA device"
+    try:
+        recipe = _cuda_recipe_for(torch.cuda.get_device_capability())
+        for ready in (recipe, cuda_recipe(FAT)):
+            if ready.path.exists():
+                return f"compiled CUDA, {ready.path}"
+        return f"compiled CUDA, made at the first CUDA tensor by {recipe.find_compiler()}"
+    except BuildError as error:
+        return f"plain torch ({error})"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile what this machine has compilers for; ``--build`` is the only thing to ask for."""
     parser = argparse.ArgumentParser(prog="python -m codec.ops.kernel", description=__doc__.split("\n")[0])
     parser.add_argument("--build", action="store_true", help="compile now, ahead of the first use")
     if parser.parse_args(arguments).build:
-        for recipe in map(cpu_recipe, CPU):
+        for recipe in (*map(cpu_recipe, CPU), cuda_recipe(FAT)):
             start = time.perf_counter()
             try:
                 path = build(recipe, verbose=True)
