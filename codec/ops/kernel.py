@@ -1,4 +1,4 @@
-"""The compiled libraries, and whether they are used: rvq_encode.cpp and cuda/rvq_encode.cu search, linear.cpp is for streams.
+"""The compiled libraries and whether they are used: the search for processors and GPUs, a linear map for streams.
 
 The C++ libraries take seconds to compile, too long for a short command, so they are compiled when asked for
 (``python -m codec.ops.kernel --build``, `prepare`) and used wherever they are found. The CUDA library is compiled at
