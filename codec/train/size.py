@@ -5,21 +5,45 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from codec.train.config import RunConfig
+from codec.train.config import RunConfig, ScheduleConfig
 
 # what counts channels in encoders, decoders and discriminators; never what counts layers, taps, books or codes
 WIDTHS = frozenset({"dim", "hidden", "width"})
 
 
 def tiny(config: RunConfig) -> RunConfig:
-    """The narrow form: codecs with a quarter of the channels, discriminators with an eighth; 4 crops of 0.5 s."""
+    """The narrow form: codecs with a quarter of the channels, discriminators with an eighth; 4 crops of 0.5 s.
+
+    And for few steps: four times the learning rate (Adam's suits a width inversely, Yang et al., arXiv 2203.03466),
+    which rises for a twentieth of the steps and falls to 0 over the others, and running means of the codebooks over 20
+    steps instead of 100.
+    """
     model = config.model | {half: narrow(config.model[half], 4, 8) for half in ("encoder", "decoder")}
     most = int(model["sample_rate"] * 0.5)
     data = config.data | {
         "batch_size": min(4, config.data["batch_size"]),
         "samples": min(most, config.data["samples"]),
     }
-    return replace(config, model=model, data=data, discriminator=narrow(config.discriminator, 8, 4))
+    quantizer = config.quantizer | ({"decay": 0.95} if "decay" in config.quantizer else {})
+    optim = replace(
+        config.optim,
+        generator=faster(config.optim.generator),
+        discriminator=faster(config.optim.discriminator),
+        schedule=ScheduleConfig("cosine", warmup=config.train.steps // 20),
+    )
+    return replace(
+        config,
+        model=model,
+        quantizer=quantizer,
+        data=data,
+        optim=optim,
+        discriminator=narrow(config.discriminator, 8, 4),
+    )
+
+
+def faster(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """The same optimiser with four times the learning rate."""
+    return optimizer | ({"lr": 4 * optimizer["lr"]} if "lr" in optimizer else {})
 
 
 def narrow(settings: Any, factor: int, least: int, key: str = "") -> Any:
