@@ -74,8 +74,8 @@ def test_inverse_transform_restores_a_signal_to_its_ends():
     late = InverseSTFT(window, hop, causal=True)
     assert late.delay == side
     torch.testing.assert_close(late(parts)[..., side:], x[..., :-side], rtol=1e-4, atol=1e-5)
-    with pytest.raises(ConfigError, match="must be twice the hop"):
-        InverseSTFT(60, 16)
+    with pytest.raises(ConfigError, match="at least twice the hop"):
+        InverseSTFT(30, 16)
 
 
 @torch.no_grad()

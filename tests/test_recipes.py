@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 
 from codec import assets
 from codec.build import build, make
-from codec.train import receipts, recipes
+from codec.train import receipts_page, recipes
 from codec.train.app import train
 from codec.train.config import parse
 from codec.train.size import tiny
@@ -79,9 +80,61 @@ def test_recipe_is_short_and_says_what_it_is(name: str) -> None:
     assert 30 < len(recipes.about(name)) <= 120
 
 
+def test_page_of_receipts_has_a_row_a_command_and_a_picture_for_each() -> None:
+    data = {"samples": 12000, "batch_size": 4, "root": "train.jsonl", "valid_clips": 8, "valid_seconds": 2.0}
+    run = {
+        "recipe": "encodec",
+        "size": "tiny",
+        "steps": 400,
+        "audio_hours": 0.222,
+        "hours": 0.1,
+        "kbps": 24.0,
+        "parameters": 940_000,
+        "seed": 0,
+        "curve": [
+            {"step": 20, "mel_distance": 2.0, "usage": 0.1, "least_usage": 0.2},
+            {"step": 400, "mel_distance": 1.0, "usage": 0.2, "least_usage": 0.3},
+        ],
+        "config": {
+            "data": data | {"filters": {"kind": "music"}},
+            "model": {"sample_rate": 24000},
+            "train": {"steps": 400},
+            "trainer": {"val_check_interval": 20},
+        },
+    }
+    row = receipts_page.table([run]).splitlines()[-1]
+    assert row.startswith("| `encodec` tiny | 24 | 0.94 M | 400 | 4 x 0.5 s |")
+    assert row.endswith("| 2.00 at 20, 1.00 at 400 | -50% | 30% |")
+    command = receipts_page.command(run)
+    assert command.startswith(
+        "python train.py +recipe=encodec size=tiny seed=0 data.root=train.jsonl train.steps=400"
+    )
+    assert command.endswith("data.valid_seconds=2 data.filters={kind:music}")
+    picture = receipts_page.curves([run, run])
+    assert picture.count("<polyline") == 2
+    assert "encodec tiny: 1.00" in picture
+    text = "before <!-- recipes -->\nold\n<!-- end of recipes --> <!-- receipts -->\n<!-- end of receipts --> after"
+    new = receipts_page.updated(text, [run])
+    assert new.startswith("before ")
+    assert new.endswith(" after")
+    assert row in new
+    assert command in new
+    assert "old" not in new
+
+
 def test_table_of_recipes_is_made_of_the_receipts() -> None:
-    text = (recipes.folder() / "README.md").read_text()
-    assert receipts.updated(text) == text, "run python -m codec.train.receipts"
+    text, found = (recipes.folder() / "README.md").read_text(), receipts_page.receipts()
+    assert receipts_page.updated(text, found) == text, "run python -m codec.train.receipts"
+    assert (recipes.folder() / "curves.svg").read_text() == receipts_page.curves(found)
+
+
+def test_every_receipt_is_of_a_recipe_and_holds_no_path() -> None:
+    for path in (recipes.folder() / "receipts").glob("*.json"):
+        receipt: dict[str, Any] = json.loads(path.read_text())
+        assert receipt["recipe"] in NAMES
+        assert receipt["commit"]
+        assert receipt["curve"]
+        assert '"/' not in path.read_text()
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -28,7 +28,7 @@ class VocosDecoder(nn.Module):
     Args:
         dim: latent width D.
         hop: samples per frame.
-        window: samples of the transform, a multiple of the hop.
+        window: samples of the transform, at least two hops.
         width: channels of the network.
         hidden: width inside each block's perceptron.
         layers: ConvNeXt blocks, which are all that knows a condition.

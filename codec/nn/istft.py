@@ -21,20 +21,20 @@ class InverseSTFT(nn.Module):
     windows is carried along, so that the ends of a signal, where fewer windows overlap, are as loud as the rest.
 
     Args:
-        window: samples of the transform, a multiple of the hop.
+        window: samples of the transform, at least two hops.
         hop: samples between frames.
         channels: audio channels C.
         causal: give out `hop` samples a frame, which lag by `delay`; else hold back what later frames add to.
 
     Raises:
-        ConfigError: the window is not a multiple of the hop, or not at least two hops.
+        ConfigError: the window is shorter than two hops, or has no middle in common with the hop.
     """
 
     def __init__(self, window: int, hop: int, *, channels: int = 1, causal: bool = False) -> None:
         super().__init__()
-        if window % hop or window < 2 * hop or (window - hop) % 2:
+        if window < 2 * hop or (window - hop) % 2:
             raise ConfigError(
-                f"the window of {window} samples must be twice the hop of {hop} or more, and differ by an even number"
+                f"the window of {window} samples must be at least twice the hop of {hop}, and differ from it evenly"
             )
         self.bins = window // 2 + 1
         self.channels = channels

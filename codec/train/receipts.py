@@ -1,4 +1,4 @@
-"""Receipts: one small file per run that says what was run, on what, and what it reached; and the table made of them."""
+"""Receipts: one small file per run that says what was run, on what, and what it reached."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from codec import __version__, assets
-from codec.train import recipes
 from codec.train.config import RunConfig
 from codec.train.data import EndlessData
 from codec.train.task import CodecTask
@@ -107,64 +106,12 @@ def environment() -> dict[str, Any]:
     }
 
 
-def table(found: Iterable[Mapping[str, Any]]) -> str:
-    """A markdown table of receipts, one line each."""
-    columns = (
-        "recipe",
-        "kbps",
-        "parameters",
-        "steps",
-        "batch",
-        "audio",
-        "time",
-        "mel distance",
-        "change",
-        "least usage",
-    )
-    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-    for one in found:
-        first, last = one["curve"][0], one["curve"][-1]
-        data = one["config"]["data"]
-        crop = data["samples"] / one["config"]["model"]["sample_rate"]
-        cells = [
-            f"`{one['recipe']}`" + (" tiny" if one["size"] == "tiny" else ""),
-            f"{one['kbps']:g}",
-            f"{one['parameters'] / 1e6:.2f} M",
-            str(one["steps"]),
-            f"{data['batch_size']} x {crop:.2g} s",
-            f"{one['audio_hours']:.2f} h",
-            f"{one['hours']:.2f} h",
-            f"{first['mel_distance']:.2f} at {first['step']}, {last['mel_distance']:.2f} at {last['step']}",
-            f"{last['mel_distance'] / first['mel_distance'] - 1:+.0%}",
-            f"{last['least_usage']:.0%}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def updated(text: str) -> str:
-    """The text of recipes/README.md with the lists and tables between its marks made anew."""
-    found = [json.loads(path.read_text()) for path in sorted((recipes.folder() / "receipts").glob("*.json"))]
-    found.sort(key=lambda one: (one["recipe"], one["size"]))
-    about = "\n".join(f"| `{name}` | {recipes.about(name)} |" for name in recipes.names())
-    parts = {"recipes": "| recipe | what it is |\n| --- | --- |\n" + about, "receipts": table(found)}
-    for mark, content in parts.items():
-        begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->"
-        before, _, rest = text.partition(begin)
-        text = f"{before}{begin}{content}\n{end}{rest.partition(end)[2]}"
-    return text
-
-
-def main() -> None:
-    """Bring recipes/README.md up to date with the recipes and their receipts."""
-    readme = recipes.folder() / "README.md"
-    readme.write_text(updated(readme.read_text()))
-
-
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """One JSON file."""
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    from codec.train.receipts_page import refresh
+
+    refresh()
