@@ -126,28 +126,30 @@ def show(coded: Coded, progress: gr.Progress) -> Iterator[tuple[Any, ...]]:
     if original is not None:
         sounds["a"] = sound.data_url(original, coded.rate)
     books = [str(k + 1) for k in range(len(coded.codes))]
-    folder = Path(tempfile.mkdtemp(prefix="codec-demo-"))
-    (folder / "sound.tok").write_bytes(coded.tok)
-    (folder / "decoded.wav").write_bytes(sound.wav(decoded, coded.rate))
-    downloads = [
-        gr.DownloadButton(value=str(folder / n), interactive=True) for n in ("sound.tok", "decoded.wav")
-    ]
-    yield coded, json.dumps(sounds), _table(facts), gr.skip(), *downloads, *(gr.skip(),) * 4
-    progress(0.7, desc="scoring and drawing")
-    if original is not None:
-        facts |= sound.scores(original, decoded, coded.rate)
-    yield (
-        gr.skip(),
-        gr.skip(),
-        _table(facts),
-        gr.Plot(value=sound.spectrograms(original, decoded, coded.rate), visible=True),
-        gr.skip(),
-        gr.skip(),
-        sound.code_map(coded.codes, sizes),
-        sound.usage(coded.codes, sizes),
-        gr.CheckboxGroup(choices=books, value=books),
-        gr.Slider(value=len(books)),
-    )
+    # the page copies what it serves at each step; nothing of a visit stays behind
+    with tempfile.TemporaryDirectory(prefix="codec-demo-") as name:
+        folder = Path(name)
+        (folder / "sound.tok").write_bytes(coded.tok)
+        (folder / "decoded.wav").write_bytes(sound.wav(decoded, coded.rate))
+        downloads = [
+            gr.DownloadButton(value=str(folder / n), interactive=True) for n in ("sound.tok", "decoded.wav")
+        ]
+        yield coded, json.dumps(sounds), _table(facts), gr.skip(), *downloads, *(gr.skip(),) * 4
+        progress(0.7, desc="scoring and drawing")
+        if original is not None:
+            facts |= sound.scores(original, decoded, coded.rate)
+        yield (
+            gr.skip(),
+            gr.skip(),
+            _table(facts),
+            gr.Plot(value=sound.spectrograms(original, decoded, coded.rate), visible=True),
+            gr.skip(),
+            gr.skip(),
+            sound.code_map(coded.codes, sizes),
+            sound.usage(coded.codes, sizes),
+            gr.CheckboxGroup(choices=books, value=books),
+            gr.Slider(value=len(books)),
+        )
 
 
 def _table(facts: dict[str, str]) -> str:
