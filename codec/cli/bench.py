@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -83,6 +84,38 @@ def rvq(
     from codec.bench.rvq import run, show
 
     show(run(device, shapes or (), threads=threads, rounds=rounds, compiled=compiled), as_json)
+
+
+@app.command("train")
+def train(
+    recipe: Annotated[str, typer.Argument(help="encodec or hificodec.")] = "encodec",
+    batch: Annotated[int, typer.Option(min=1, help="Crops.")] = 2,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Of each crop; else the recipe's.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each; figures are medians.")] = 5,
+    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
+    academicodec: Annotated[
+        Path | None, typer.Option(help="Checkout of HiFi-Codec's published code, for hificodec.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """One training step, codec and discriminators, in turn with the same step made of public parts."""
+    from dataclasses import asdict
+
+    from codec.evaluate.run import machine
+    from codec.train.speed import race
+
+    found = race(
+        recipe, batch=batch, seconds=seconds, rounds=rounds, threads=threads, academicodec=academicodec
+    )
+    if as_json:
+        typer.echo(json.dumps({"machine": machine(), **asdict(found), "ratio": found.ratio}, indent=2))
+        return
+    typer.echo("; ".join(f"{key} {value}" for key, value in machine().items()))
+    typer.echo(
+        f"{found.recipe}, batch {found.batch} of {found.seconds:g} s, threads {found.threads}: "
+        f"{found.ours:.2f} s here, {found.theirs:.2f} s there, {found.ratio:.2f} times faster "
+        f"({min(found.ratios):.2f} to {max(found.ratios):.2f} in {len(found.ratios)} rounds)"
+    )
 
 
 def _numbers(text: str) -> list[int]:

@@ -1,0 +1,143 @@
+"""Time of one training step, networks and discriminators, against the same step made of public parts."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+from codec import assets
+from codec.build import build
+from codec.errors import ConfigError
+from codec.train import recipes
+from codec.train.app import make_task
+from codec.train.config import parse
+from codec.train.speed_reference import EncodecReference, HiFiCodecReference
+from codec.train.task import CodecTask
+
+RECIPES = ("encodec", "hificodec")
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """Two steps in turn.
+
+    Attributes:
+        recipe: whose step it is.
+        threads: of the CPU.
+        batch: crops.
+        seconds: of each crop.
+        ours: median seconds of a step here.
+        theirs: median seconds of the step made of public parts.
+        ratios: theirs over ours, round by round.
+    """
+
+    recipe: str
+    threads: int
+    batch: int
+    seconds: float
+    ours: float
+    theirs: float
+    ratios: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Median of the ratios: how many times faster the step is here."""
+        return statistics.median(self.ratios)
+
+
+def race(
+    recipe: str,
+    *,
+    batch: int = 2,
+    seconds: float | None = None,
+    rounds: int = 5,
+    threads: int = 1,
+    academicodec: Path | None = None,
+) -> Race:
+    """Run a step here and a step there, in turn, in this process.
+
+    Both train codec and discriminators on the same noise of a crop's length, with as many books.
+
+    Args:
+        recipe: encodec or hificodec.
+        batch: crops.
+        seconds: of each crop; None is the recipe's length.
+        rounds: that count; one before them warms up.
+        threads: of the CPU.
+        academicodec: checkout of the published code of HiFi-Codec, which is no package.
+
+    Raises:
+        ConfigError: the recipe has no public counterpart, or it was not given.
+    """
+    if recipe not in RECIPES:
+        raise ConfigError(
+            f"there is no public step to race {recipe!r} against, only for {', '.join(RECIPES)}"
+        )
+    with _threads(threads), warnings.catch_warnings():
+        # about books that start from few vectors, old forms of weight norm and empty mel filters
+        warnings.simplefilter("ignore")
+        task, audio = own_task(recipe, batch, seconds)
+        theirs: EncodecReference | HiFiCodecReference
+        if recipe == "encodec":
+            theirs = EncodecReference(audio)
+        else:
+            theirs = HiFiCodecReference(audio, academicodec)
+        spent = [
+            (_time(lambda: task.training_step({"audio": audio}, 0)), _time(theirs.step))
+            for _ in range(rounds + 1)
+        ]
+    here, there = zip(*spent[1:], strict=True)
+    ratios = tuple(t / o for o, t in spent[1:])
+    return Race(
+        recipe,
+        threads,
+        batch,
+        audio.shape[-1] / task.codec.sample_rate,
+        statistics.median(here),
+        statistics.median(there),
+        ratios,
+    )
+
+
+def own_task(recipe: str, batch: int, seconds: float | None = None) -> tuple[CodecTask, Tensor]:
+    """The task of a recipe, able to train without a trainer, and a batch of noise."""
+    recipes.register()
+    with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
+        config = parse(compose("config", overrides=[f"+recipe={recipe}"]))
+    # one number of books, the same on both sides
+    config.train.bandwidths = [6.0] if recipe == "encodec" else None
+    torch.manual_seed(0)
+    codec = build(config.codec)
+    samples = config.data["samples"] if seconds is None else round(seconds * codec.sample_rate)
+    audio = 0.1 * torch.randn(batch, codec.channels, samples)
+    task = make_task(config, codec)
+    found = task.configure_optimizers()
+    # what a trainer would give, without its callbacks and loops
+    task.optimizers = lambda use_pl_optimizer=True: found  # type: ignore[assignment, method-assign]
+    task.manual_backward = Tensor.backward  # type: ignore[method-assign]
+    return task.train(), audio
+
+
+def _time(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
