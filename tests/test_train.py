@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from codec import assets
-from codec.errors import CodecError, ConfigError
+from codec.errors import CheckpointError, CodecError, ConfigError
 from codec.train import app, recipes
 from codec.train.app import main, train
 from codec.train.callbacks import Monitor, read_log
@@ -312,6 +313,7 @@ MISTAKES = {
     "optim.schedule.name=linear": "'linear'",
     "optim.generator._target_=torch.optim.Adagraad": "Adagraad",
     "discriminator=none": "there is no such loss",
+    "+trainer.max_step=3": "the trainer or its logger cannot be made",
     "loss.adversarial=null": "loss.adversarial",
     "data={samples: 100000000, batch_size: 2}": "shorter than",
 }
@@ -325,6 +327,28 @@ def test_mistakes_are_one_sentence_before_any_step(
         train(config(override, "size=full"))
     assert sentence in str(error.value)
     assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_a_checkpoint_of_other_networks_is_refused(config: Config, tmp_path: Path) -> None:
+    train(config("train.steps=1", "checkpoint.steps=1"))
+    with pytest.raises(CheckpointError, match=r"another configuration than this run's: \d+ tensors differ"):
+        train(config("train.steps=2", "resume=true", "quantizer.codebook_size=16"))
+
+
+def test_the_screen_and_the_third_batch_say_what_to_expect(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(config("train.steps=40", "+trainer.max_steps=4", "train.d_start=3", "quantizer.num_codebooks=2"))
+    told = capsys.readouterr().err
+    assert "2 books of 32, 0.5 kbps (first books alone: 0.25)" in told
+    assert "multiply-adds" in told
+    # four steps are too few to foretell anything
+    assert "expected:" not in told
+    train(config("train.steps=40", "+trainer.limit_train_batches=4", "train.d_start=30", name="long"))
+    told = capsys.readouterr().err
+    assert re.search(
+        r"expected: \d+ (s|min) for 37 steps of [\d.]+ s, without validation; longer .* from 30", told
+    )
 
 
 def test_decoder_must_mirror_its_encoder(config: Config) -> None:

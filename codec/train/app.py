@@ -17,7 +17,7 @@ import hydra
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
@@ -151,9 +151,6 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     most = 1024 if config.batch_limit is None else 4 * config.batch_limit
     crops = partial(first_crops, data, frames * codec.hop, most)
     task = make_task(config, codec, batches_per_epoch=data.batches_per_epoch, crops=crops, about=about)
-    if checkpoint is None:
-        task.start()
-    folder.mkdir(parents=True, exist_ok=True)
 
     console = make_console()
     checkpoints = Checkpoints(folder, config.checkpoint)
@@ -161,9 +158,13 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     validation = Validation(monitor, checkpoints)
     trainer = make_trainer(config, [monitor, Pictures(config.log.clips), validation, checkpoints])
     if trainer.is_global_zero:
-        console.print(screen(config, task, data, trainer))
+        with torch.random.fork_rng(devices=[]):  # other ranks print nothing, and must draw the same
+            console.print(screen(config, task, data, trainer))
         for note in [*data.notes, *data.report()]:
             console.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if checkpoint is None:
+        task.start()
     if config.train.compile:
         codec.encoder.compile()
         codec.decoder.compile()
@@ -251,24 +252,32 @@ def make_task(
 
 
 def make_trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
-    """The Lightning trainer; Lightning's own bar, summary and checkpoints are off."""
+    """The Lightning trainer; Lightning's own bar, summary and checkpoints are off.
+
+    Raises:
+        ConfigError: this machine has no such device, or a setting of the trainer or the logger does not exist.
+    """
     settings = {"max_steps": config.train.steps} | dict(config.trainer)
-    logger = instantiate(config.logger) if config.logger else False
-    return instantiate(
-        settings,
-        _convert_="all",
-        callbacks=list(callbacks),
-        logger=logger,
-        plugins=[AtomicCheckpointIO()],
-        max_epochs=-1,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        use_distributed_sampler=False,
-        default_root_dir=config.dir,
-    )
+    try:
+        logger = instantiate(config.logger) if config.logger else False
+        return instantiate(
+            settings,
+            _convert_="all",
+            callbacks=list(callbacks),
+            logger=logger,
+            plugins=[AtomicCheckpointIO()],
+            max_epochs=-1,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            use_distributed_sampler=False,
+            default_root_dir=config.dir,
+        )
+    except InstantiationException as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise ConfigError(f"the trainer or its logger cannot be made: {cause}") from error
 
 
 def _quiet() -> None:
@@ -276,6 +285,8 @@ def _quiet() -> None:
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
+    # a run gives books 16 frames for each code to start from, unless batch_limit forbids it
+    warnings.filterwarnings("ignore", message="k-means start")
     warnings.filterwarnings(
         "ignore", message="Grad strides do not match bucket view"
     )  # discriminators, in ddp

@@ -19,6 +19,7 @@ from codec.train.meter import BookUse, Meter
 from codec.train.task import CodecTask
 
 _GRACE = 200  # batches in which codebooks and networks have not learned enough to be judged
+_PROBE = 3  # batches of which the first warms up and the others foretell the time of the run
 SHOWN = ("mel", "adv", "disc")  # terms of the progress line, where the objective has them
 
 
@@ -42,6 +43,7 @@ class Monitor(Callback):
         self._warned: dict[int, int] = {}
         self._bar: Progress | None = None
         self._since = (0, 0.0, 0.0)
+        self._seen: list[float] = []
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds of training so far, interruptions left out."""
@@ -87,10 +89,24 @@ class Monitor(Callback):
         self._since = (since, start, audio + batch["audio"].shape[0] * batch["audio"].shape[-1])
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=trainer.global_step)
+        if len(self._seen) < _PROBE:
+            self._seen.append(time.monotonic())
+            self._foretell(trainer, pl_module)
         if pl_module.batches % self.config.every == 0:
             self._row(trainer, pl_module)
         if pl_module.batches % pl_module.batches_per_epoch == 0:
             self._skipped(trainer)
+
+    def _foretell(self, trainer: Trainer, task: CodecTask) -> None:
+        """After a few batches, say how long the run will take."""
+        left = self.total - trainer.global_step
+        if len(self._seen) < _PROBE or left < 10 * _PROBE or not trainer.is_global_zero:
+            return
+        each = (self._seen[-1] - self._seen[0]) / (_PROBE - 1)
+        text = f"expected: {duration(left * each)} for {left} steps of {each:.2g} s, without validation"
+        if task.batches < task.course.d_start:
+            text += f"; longer steps from {task.course.d_start} on, when the discriminators join"
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def _row(self, trainer: Trainer, task: CodecTask) -> None:
         since, start, audio = self._since

@@ -98,7 +98,8 @@ def _prefixes(codec: Codec) -> str:
     if not prefixes:
         return ""
     rates = [codec.bitrate(books) / 1000 for books in prefixes]
-    return f" (first books alone: {min(rates):g} to {max(rates):g})"
+    span = f"{rates[0]:g}" if len(rates) == 1 else f"{min(rates):g} to {max(rates):g}"
+    return f" (first books alone: {span})"
 
 
 def _plural(count: int, noun: str) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from codec.discriminators import frozen
-from codec.errors import CodecError, ConfigError
+from codec.errors import CheckpointError, CodecError, ConfigError
 from codec.losses import LogMelLoss
 from codec.models.codec import Codec, CodecOutput
 from codec.train.config import OptimConfig, TrainConfig
@@ -280,7 +280,20 @@ class CodecTask(lightning.LightningModule):
         checkpoint["codec"] = self.about | {"steps": self.global_step, "metrics": self.metrics}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the progress back."""
+        """Take the progress back.
+
+        Raises:
+            CheckpointError: the checkpoint is of other networks than this configuration's.
+        """
+        theirs, ours = checkpoint["state_dict"], self.state_dict()
+        other = [
+            name for name in sorted(theirs.keys() | ours.keys()) if _shape(theirs, name) != _shape(ours, name)
+        ]
+        if other:
+            raise CheckpointError(
+                f"the checkpoint is of another configuration than this run's: {len(other)} tensors differ, "
+                f"the first is {other[0]}; give the settings that the run began with, or start anew in another dir"
+            )
         self.batches = checkpoint["batches"]
         self.metrics = checkpoint["codec"]["metrics"]
 
@@ -324,6 +337,10 @@ def _optimizer(settings: Mapping[str, Any], parameters: Iterable[nn.Parameter]) 
     except Exception as error:
         cause = error.__cause__ or error
         raise ConfigError(f"the optimiser {settings.get('_target_')} cannot be made: {cause}") from error
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> torch.Size | None:
+    return state[name].shape if name in state else None
 
 
 def _seed(*numbers: int) -> int:
