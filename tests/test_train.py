@@ -377,9 +377,11 @@ def test_help_and_unknown_recipe_list_the_recipes(capsys: pytest.CaptureFixture[
 
 def test_bad_override_is_told_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train.stepz=3"]) == 2
+    assert main(["trainer=tpu"]) == 2
     assert main(["+recipe=default", "data.root=/nowhere"]) == 1
     err = capsys.readouterr().err
     assert "stepz" in err
+    assert "Could not find 'trainer/tpu' Available options in 'trainer': cpu ddp gpu smoke\n" in err
     assert "/nowhere" in err
     assert "Traceback" not in err
 

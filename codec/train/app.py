@@ -17,7 +17,7 @@ import hydra
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
@@ -55,6 +55,7 @@ Useful settings:
   size=tiny             the recipe with few channels and small batches
   trainer=cpu|gpu|ddp|smoke
   resume=true           continue the run in its folder (dir=runs/NAME)
+  +teacher=hubert|wavlm|w2v_bert|whisper   the first books learn from a frozen speech model
   train.steps=N  data.batch_size=N  trainer.precision=bf16-mixed  train.compile=true  seed=N
   --multirun seed=0,1,2   one run after the other
   --cfg job             print the whole configuration;  --hydra-help  the flags of Hydra"""
@@ -108,6 +109,10 @@ def _through_hydra(arguments: list[str]) -> int:
     sys.argv = ["train", *arguments]
     try:
         hydra.main(version_base="1.3", config_path=str(assets.root() / "conf"), config_name="config")(job)()
+    except MissingConfigException as error:
+        # what there is instead, without the folders that were searched
+        print("error:", " ".join(str(error).partition("Config search path:")[0].split()), file=sys.stderr)
+        return 2
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
