@@ -1,6 +1,7 @@
 """The quantizer doctor on a few vectors."""
 
 import csv
+import json
 import math
 from pathlib import Path
 
@@ -103,3 +104,26 @@ def test_latents_of_real_speech() -> None:
     assert any(torch.equal(part, found) for part in (both[: len(found)], both[-len(found) :]))
     with pytest.raises(ConfigError, match="no sound"):
         latents(model, [])
+
+
+def test_the_search_is_compared_with_the_greedy_one() -> None:
+    command = [
+        "bench",
+        "search",
+        str(Path(__file__).parent / "data"),
+        "--codebooks",
+        "4,12",
+        "--beams",
+        "1,3",
+    ]
+    done = CliRunner().invoke(app, [*command, "--json"])
+    assert done.exit_code == 0, done.output
+    rows = {(row["books"], row["beam"], row["refine"]): row for row in json.loads(done.stdout)}
+    assert list(rows) == [(k, b, r) for k in (4, 12) for r in (0, 1, 2) for b in (1, 3)]
+    for books in (4, 12):
+        assert rows[books, 1, 0]["error"] == rows[books, 1, 0]["low"] == rows[books, 1, 0]["high"] == 1
+        assert rows[books, 3, 0]["error"] < 0.97
+        for beam in (1, 3):
+            errors = [rows[books, beam, refine]["error"] for refine in (0, 1, 2)]
+            assert errors == sorted(errors, reverse=True)
+    assert all(row["low"] <= row["error"] <= row["high"] for row in rows.values())

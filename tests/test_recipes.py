@@ -15,9 +15,11 @@ from omegaconf import DictConfig
 
 from codec import assets
 from codec.build import build, make
+from codec.quantizers import LOSS_WEIGHTS
 from codec.train import receipts_page, recipes
 from codec.train.app import train
 from codec.train.config import parse
+from codec.train.objective import quantizer_losses, settle
 from codec.train.size import tiny
 
 NAMES = recipes.names()
@@ -29,7 +31,7 @@ OPTIONS = [
 
 
 def composed(name: str, *overrides: str) -> DictConfig:
-    recipes.register()
+    recipes.register(overrides)
     with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
         return compose("config", overrides=[f"+recipe={name}", *overrides])
 
@@ -70,6 +72,33 @@ def test_recipe_takes_two_steps_at_full_size(name: str, tmp_path: Path) -> None:
     assert all(math.isfinite(value) for value in metrics.values())
     del objects
     gc.collect()  # trainer and task hold each other: a gigabyte a recipe
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("quantizer=")])
+def test_another_quantizer_is_one_override(option: str) -> None:
+    config = tiny(parse(composed("dac_44k", option)))
+    quantizer = make("quantizer", config.codec["quantizer"], dim=config.model["encoder"]["dim"])
+    names = [term for term in config.loss.weights if term not in LOSS_WEIGHTS]
+    weights, notes = settle(config.loss.weights, names, quantizer)
+    assert set(weights) == {*names, *quantizer_losses(quantizer)}
+    assert len(notes) == len(set(weights) ^ set(config.loss.weights))
+
+
+@pytest.mark.parametrize("override", ["table=simvq", "assign=softmax", "learn=gradient", "revive=cvq"])
+def test_another_choice_is_one_override(override: str) -> None:
+    for name in ("default", "hificodec"):
+        config = parse(composed(name, f"quantizer.{override}"))
+        make("quantizer", config.codec["quantizer"], dim=64)
+
+
+def test_settings_of_a_recipe_stay_with_its_own_option() -> None:
+    assert composed("dac_44k").quantizer.num_codebooks == 9
+    assert composed("dac_44k", "quantizer=rvq").quantizer.num_codebooks == 9
+    assert (
+        composed("dac_44k", "quantizer=product").quantizer
+        == composed("default", "quantizer=product").quantizer
+    )
+    assert composed("dac_44k", "quantizer=product").data.samples == composed("dac_44k").data.samples
 
 
 @pytest.mark.parametrize("name", NAMES)

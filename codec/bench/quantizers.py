@@ -18,7 +18,7 @@ from codec.bench.vectors import bound_db, decibels, gaussian, latents
 from codec.build import make
 from codec.data import sources
 from codec.errors import ConfigError
-from codec.quantizers import Quantizer, Scalar
+from codec.quantizers import LOSS_WEIGHTS, Quantizer, Scalar
 from codec.quantizers.pvq import Pyramid
 
 _RVQ = {"name": "rvq", "num_codebooks": 4, "codebook_size": 1024}
@@ -69,15 +69,6 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "qlae": {"name": "qlae"} | _PAIRS,
     "pvq": {"name": "pvq", "num_codebooks": 4, "gains": 4},
     "turboquant": {"name": "turboquant"},
-}
-#: Weights of the loss terms; the reconstruction error has weight 1, and terms that are not named have none.
-WEIGHTS = {
-    "codebook": 1.0,
-    "commit": 0.25,
-    "orthogonal": 1.0,
-    "entropy": 0.01,
-    "wasserstein": 0.1,
-    "size": 0.001,
 }
 _HELD_OUT = 16_384  # vectors that are measured, never trained on
 _BATCH = 1024
@@ -235,7 +226,7 @@ def _train(chain: nn.ModuleList, vectors: Tensor, seconds: float) -> tuple[int, 
         out = quantizer(inward(batch).transpose(1, 2))
         if optimiser is not None:
             loss = (outward(out.quantized.transpose(1, 2)) - batch).square().mean()
-            loss = loss + sum(WEIGHTS.get(key, 0.0) * value for key, value in out.losses.items())
+            loss = loss + sum(LOSS_WEIGHTS[key] * value for key, value in out.losses.items())
             optimiser.param_groups[0]["lr"] = 3e-3 * (1 - spent / seconds)
             optimiser.zero_grad()
             if loss.requires_grad:

@@ -17,7 +17,6 @@ def gaussian(count: int, dim: int = 16) -> Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(0))
 
 
-@torch.no_grad()
 def latents(codec: Codec, recordings: Sequence[Recording], limit: int = 120_000) -> Tensor:
     """What the encoder of a codec makes of recordings, (M, D).
 
@@ -32,17 +31,24 @@ def latents(codec: Codec, recordings: Sequence[Recording], limit: int = 120_000)
     Raises:
         ConfigError: there are no recordings, or none as long as a frame.
     """
+    return torch.cat(each_latents(codec, random.Random(0).sample(recordings, len(recordings)), limit))
+
+
+@torch.no_grad()
+def each_latents(codec: Codec, recordings: Sequence[Recording], limit: int | None = None) -> list[Tensor]:
+    """The latents (M, D) of each recording, as `latents` without the shuffling; too short ones are left out."""
     found: list[Tensor] = []
     count = 0
-    for recording in random.Random(0).sample(recordings, len(recordings)):
-        frames = min(recording.length(codec.sample_rate) // codec.hop, limit - count)
+    for recording in recordings:
+        frames = recording.length(codec.sample_rate) // codec.hop
+        frames = frames if limit is None else min(frames, limit - count)
         if frames:
             samples = recording.crop(0, frames * codec.hop, codec.sample_rate, codec.channels)
             found.append(codec.encoder(torch.from_numpy(samples)[None])[0].t().float())
             count += frames
-    if not count:
+    if not found:
         raise ConfigError("there is no sound to take latents from")
-    return torch.cat(found)
+    return found
 
 
 def bound_db(covariance: Tensor, bits: float) -> float:

@@ -66,6 +66,47 @@ def quantizers(
     typer.echo(f"{out}: quantizers.csv, quantizers.png")
 
 
+@app.command("search")
+def search(
+    data: Annotated[str, typer.Argument(help="Folder, sound file or .jsonl manifest.")],
+    model: Annotated[str, typer.Option(help="Model name or weights file.")] = "default",
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Take these rows of a manifest only.")
+    ] = None,
+    codebooks: Annotated[str | None, typer.Option(help="Numbers of codebooks, separated by commas.")] = None,
+    beams: Annotated[str, typer.Option(help="Sequences kept, separated by commas.")] = "1,2,4,8,16",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The error of beams and of coordinate descent beside the greedy search, on the latents of recordings."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from codec import load
+    from codec.bench.search import compare
+    from codec.cli.evaluate import row_filters
+    from codec.data import sources
+
+    found = sources.find(data, row_filters(only))
+    books = None if codebooks is None else _numbers(codebooks)
+    with Console(stderr=True).status("") as status:
+        gains = compare(
+            load(model), found.train + found.valid, books=books, beams=_numbers(beams), progress=status.update
+        )
+    if as_json:
+        typer.echo(json.dumps([asdict(gain) for gain in gains], indent=2))
+        return
+    shown = Table(title="Squared error of the latents, greedy search = 100%")
+    for name in ("codebooks", "beam", "refine", "error", "95% interval", "us/vector"):
+        shown.add_column(name, justify="right")
+    for gain in gains:
+        interval = f"{gain.low:.1%} to {gain.high:.1%}"
+        cells = [gain.books, gain.beam, gain.refine, f"{gain.error:.1%}", interval]
+        shown.add_row(*map(str, cells), f"{gain.us_per_vector:.0f}")
+    Console(width=None if sys.stdout.isatty() else 100).print(shown)
+
+
 @app.command("rvq")
 def rvq(
     shapes: Annotated[

@@ -60,7 +60,7 @@ def evaluate(
     given = {"speaker_similarity": speaker_model, "wer": asr_model}
     models = {name: folder for name, folder in given.items() if folder is not None}
     names = tuple(dict.fromkeys([*names, *models]))
-    filters = dict(_pair(text) for text in only or [])
+    filters = row_filters(only)
     with _progress() as progress:
         result = evaluate(
             systems,
@@ -84,12 +84,20 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _pair(text: str) -> tuple[str, object]:
-    key, sign, value = text.partition("=")
-    if not sign:
-        raise ConfigError(f"--only needs KEY=VALUE, not {text!r}")
+def row_filters(only: list[str] | None) -> dict[str, object]:
+    """What the rows of a manifest must have, from KEY=VALUE on the command line.
+
+    Raises:
+        ConfigError: it is written otherwise.
+    """
     plain: dict[str, object] = {"true": True, "false": False}
-    return key, plain.get(value.lower(), int(value) if value.isdecimal() else value)
+    found: dict[str, object] = {}
+    for text in only or []:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise ConfigError(f"--only needs KEY=VALUE, not {text!r}")
+        found[key] = plain.get(value.lower(), int(value) if value.isdecimal() else value)
+    return found
 
 
 def _show(result: Result) -> None:

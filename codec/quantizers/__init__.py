@@ -1,7 +1,7 @@
 """Quantizers: latents to codes and back, all behind one interface."""
 
 from codec.quantizers.additive import Additive
-from codec.quantizers.base import Quantizer, QuantizerOutput
+from codec.quantizers.base import LOSS_WEIGHTS, Quantizer, QuantizerOutput
 from codec.quantizers.binary import BSQ, LFQ, Bernoulli
 from codec.quantizers.fsq import FSQ, IFSQ
 from codec.quantizers.grvq import GRVQ
@@ -37,5 +37,5 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     "turboquant": TurboQuant,
 }
 
-__all__ = ["QUANTIZERS", "Additive", "Quantizer", "QuantizerOutput", "Scalar"]
+__all__ = ["LOSS_WEIGHTS", "QUANTIZERS", "Additive", "Quantizer", "QuantizerOutput", "Scalar"]
 __all__ += sorted(cls.__name__ for cls in QUANTIZERS.values())

@@ -13,6 +13,19 @@ from codec.nn.functional import without_autocast
 from codec.quantizers.codebook.sync import several
 
 Losses = dict[str, Tensor]
+
+#: Every loss that a quantizer may give, and the weight it has beside a commitment of 0.25 where nobody says otherwise.
+LOSS_WEIGHTS = {
+    "commit": 0.25,
+    "codebook": 1.0,
+    "orthogonal": 1.0,
+    "entropy": 0.01,
+    "wasserstein": 0.1,
+    "size": 0.001,
+    "coherence": 0.01,
+    "kl": 0.0001,
+    "spread": 0.001,
+}
 Pass = tuple[Tensor, Tensor, Tensor, Losses, Losses]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import re
@@ -36,6 +35,7 @@ from codec.train.callbacks import Monitor, Validation, make_console, read_log
 from codec.train.checkpoints import LAST, AtomicCheckpointIO, Checkpoints, Interrupted
 from codec.train.config import RunConfig, codebook_choices, parse
 from codec.train.data import EndlessData
+from codec.train.objective import settle
 from codec.train.pictures import Pictures
 from codec.train.screen import screen
 from codec.train.size import tiny
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for name in found[1].split(","):
                     recipes.check(name)
         arguments = [re.sub(r"^\+{0,2}recipe=", "+recipe=", argument) for argument in arguments]
-        recipes.register()
+        recipes.register(arguments)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -165,7 +165,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     if trainer.is_global_zero:
         with torch.random.fork_rng(devices=[]):  # other ranks print nothing, and must draw the same
             console.print(screen(config, task, data, trainer))
-        for note in [*data.notes, *data.report()]:
+        for note in [*task.notes, *data.notes, *data.report()]:
             console.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)
     folder.mkdir(parents=True, exist_ok=True)
     if checkpoint is None:
@@ -230,17 +230,16 @@ def make_task(
     if found and adversarial is None:
         raise ConfigError("there are discriminators, but loss.adversarial is not set")
     names = list(losses.names) + ["adv"] * bool(found) + ["fm"] * bool(found and feature)
-    rest = [*_quantizer_losses(codec), *["teacher"] * bool(teacher)]
-    _check_weights(config.loss.weights, [*names, *rest])
+    weights, notes = settle(config.loss.weights, [*names, *["teacher"] * bool(teacher)], codec.quantizer)
     balancer = None
     if config.loss.balancer is not None:
-        audible = {name: weight for name, weight in config.loss.weights.items() if name in names and weight}
+        audible = {name: weight for name, weight in weights.items() if name in names and weight}
         balancer = GradientBalancer(audible, **config.loss.balancer)
     rates = {books: codec.bitrate(books) for books in codec.quantizer.prefixes}
     return CodecTask(
         codec,
         losses,
-        config.loss.weights,
+        weights,
         config.optim,
         config.train,
         discriminators=Discriminators(found) if found else None,
@@ -253,6 +252,7 @@ def make_task(
         batches_per_epoch=batches_per_epoch,
         crops=crops,
         about=about,
+        notes=notes,
     )
 
 
@@ -312,25 +312,6 @@ def _starting_point(config: RunConfig, folder: Path) -> Path | None:
     if not path.is_file():
         raise ConfigError(f"there is no checkpoint {path} to resume from")
     return path
-
-
-def _quantizer_losses(codec: Codec) -> list[str]:
-    """Names of the losses that the quantizer gives in training, by trying a copy of it."""
-    quantizer = copy.deepcopy(codec.quantizer).train()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # so few latents are no real start for the books
-        return list(quantizer(torch.randn(4, quantizer.dim, 64)).losses)
-
-
-def _check_weights(weights: dict[str, float], names: Sequence[str]) -> None:
-    for name in weights:
-        if name not in names:
-            raise ConfigError(
-                f"loss.weights names {name!r}, but there is no such loss; there are {', '.join(names)}"
-            )
-    for name in names:
-        if name not in weights:
-            raise ConfigError(f"loss.weights has no weight for {name!r} (0 only logs it)")
 
 
 if __name__ == "__main__":

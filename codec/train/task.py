@@ -48,6 +48,7 @@ class CodecTask(lightning.LightningModule):
         batches_per_epoch: batches of one pass over the data, for schedules by epoch.
         crops: gives training crops `(B, C, N)`, always the same, for what starts from data.
         about: plain values that travel in the checkpoint under `codec`, for export: config, recipe, data, seed.
+        notes: sentences that whoever starts the run should read.
 
     Raises:
         ConfigError: an adversary without its loss.
@@ -71,6 +72,7 @@ class CodecTask(lightning.LightningModule):
         batches_per_epoch: int = 1,
         crops: Callable[[], Tensor] | None = None,
         about: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if (discriminators is None) != (adversarial is None):
@@ -87,6 +89,7 @@ class CodecTask(lightning.LightningModule):
         # one yardstick for all recipes: HiFi-GAN's mel
         self.yardstick = LogMelLoss(codec.sample_rate)
         self.weights = dict(weights)
+        self.notes = list(notes)
         self.optim = optim
         self.course = train
         self.choices = list(choices) if choices else None
