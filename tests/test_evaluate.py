@@ -286,6 +286,54 @@ def test_evaluation_with_bad_clips_resumes(tmp_path: Path, model: str, speech: n
     assert again.table["original"]["si_sdr"] == result.table["original"]["si_sdr"]
 
 
+@pytest.mark.slow
+def test_the_report_opens_in_a_browser(tmp_path: Path, model: str, speech: np.ndarray) -> None:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    from selenium.webdriver.chrome.service import Service
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("chromium and chromedriver are not installed")
+    audio.write(tmp_path / "a.wav", speech[None], RATE)
+    audio.write(tmp_path / "b.wav", 0.5 * speech[None, ::-1], RATE)
+    evaluate(
+        [model, "mulaw:4", "original"],
+        tmp_path,
+        tmp_path / "out",
+        names=("si_sdr", "mel_distance"),
+        channels=["bsc:0.01", "bsc:0.1", "bsc:0.1,digits"],
+        jobs=1,
+        gates=False,
+    )
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("headless=new", "no-sandbox", "disable-gpu"):
+        options.add_argument(f"--{flag}")
+    browser = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        browser.get((tmp_path / "out" / "report.html").as_uri())
+        assert browser.get_log("browser") == []
+        titles = [title.text for title in browser.find_elements("tag name", "h2")]
+        assert titles == [
+            "Quality against rate",
+            "Damage on the way",
+            "All figures",
+            "Two systems, clip by clip",
+            "Listen and look",
+            "Codebooks",
+            "Gates and settings",
+        ]
+        damage = browser.find_element("css selector", ".charts svg")
+        lines = damage.find_elements("tag name", "polyline")
+        assert [len(line.get_attribute("points").split()) for line in lines] == [3, 2]
+        browser.find_element("css selector", "th[data-k=si_sdr]").click()
+        first = browser.find_element("css selector", "tbody tr td").text
+        assert first == "original"
+        assert browser.get_log("browser") == []
+    finally:
+        browser.quit()
+
+
 def test_command_line(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)  # no peer program is installed
     clip = str(DATA / "vctk_p276_48k.flac")
