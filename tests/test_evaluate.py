@@ -23,7 +23,10 @@ from codec.evaluate.damage import curves, describe
 from codec.evaluate.gates import Calibration, calibrate
 from codec.evaluate.ogg import packet_bytes
 from codec.evaluate.peers import Original
+from codec.evaluate.score import Row
 from codec.evaluate.statistics import estimate, paired
+from codec.evaluate.summary import UNCODED, exclusions, failures
+from codec.metrics import METRICS
 
 DATA = Path(__file__).parent / "data"
 RATE = 16000
@@ -284,6 +287,37 @@ def test_evaluation_with_bad_clips_resumes(tmp_path: Path, model: str, speech: n
                      progress=lambda done, total, _: seen.append(done))  # fmt: skip
     assert seen == [10, 11, 12]
     assert again.table["original"]["si_sdr"] == result.table["original"]["si_sdr"]
+
+
+def test_a_package_that_fails_takes_its_own_metric_with_it(
+    tmp_path: Path, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> float:
+        raise ZeroDivisionError("of theirs")
+
+    monkeypatch.setattr(METRICS["si_sdr"], "__call__", broken)
+    audio.write(tmp_path / "a.wav", speech[None], RATE)
+    audio.write(tmp_path / "short.wav", speech[None, 5000:5100], RATE)
+    names = ("si_sdr", "stoi", "pesq_wb", "f0_error", "mel_distance", "snr")
+    result = evaluate(["original"], tmp_path, tmp_path / "out", names=names, jobs=1)
+    reasons = {name: result.table["original"][name]["excluded"] for name in names}
+    assert reasons["si_sdr"] == {"si_sdr failed: ZeroDivisionError: of theirs": 2}
+    assert reasons["stoi"] == {"STOI needs 0.4 s of sound": 1}
+    assert reasons["pesq_wb"] == {"the clip is too short for PESQ": 1}
+    assert reasons["snr"] == {}
+    assert "1 clip without stoi for all systems: STOI needs 0.4 s of sound" in exclusions(result.table)
+
+
+def test_what_is_left_out_is_told_once_for_all_systems() -> None:
+    rows = [Row("", system, "a.wav", error="not finite") for system in ("x", "y")]
+    rows += [Row("", "x", "b.wav", error="not finite"), Row("", "y", "b.wav")]
+    assert failures(rows) == [
+        "a.wav is left out for all systems: not finite",
+        "b.wav is left out for x: not finite",
+    ]
+    silent, uncoded = {"the original is silent": 2}, {UNCODED: 1}
+    table = {"x": {"stoi": {"excluded": silent | uncoded}}, "y": {"snr": {"excluded": silent}, "kbps": {}}}
+    assert exclusions(table) == ["2 clips without stoi, snr for all systems: the original is silent"]
 
 
 @pytest.mark.slow

@@ -105,6 +105,7 @@ def _show(result: Result) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from codec.evaluate.summary import exclusions, failures
     from codec.metrics import METRICS
 
     columns = [name for name in ("kbps", *METRICS) if any(name in entry for entry in result.table.values())]
@@ -115,19 +116,12 @@ def _show(result: Result) -> None:
         means = [entry.get(name, {}).get("mean") for name in columns]
         shown.add_row(system, *("-" if mean is None else f"{mean:.4g}" for mean in means))
     Console(width=None if sys.stdout.isatty() else 200).print(shown)
-    failed = [f"{row.system} on {row.clip}: {row.error}" for row in result.rows if row.error]
-    excluded = [
-        f"{system}: {name} excludes {number} clips: {why}"
-        for system, entry in result.table.items()
-        for name, value in entry.items()
-        for why, number in value.get("excluded", {}).items()
-    ]
     for line in [
         *(f"{system} is not scored: {'; '.join(why)}" for system, why in result.refused.items()),
         *result.missing.values(),
         *(f"{name}: {why}" for name, why in result.skipped.items()),
-        *failed,
-        *excluded,
+        *failures(result.rows),
+        *exclusions(result.table),
         *result.warnings,
     ]:
         typer.echo(f"codec: {line}", err=True)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 import time
+import warnings
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -230,7 +231,9 @@ class Encodec(System):
 def _encodec() -> Any:
     from encodec import EncodecModel
 
-    return EncodecModel.encodec_model_24khz().eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # its weight norm is the old one
+        return EncodecModel.encodec_model_24khz().eval()
 
 
 def _read(path: str, rate: int) -> Signal:

@@ -15,7 +15,7 @@ from codec import audio, metrics
 from codec.bitstream import atomic_write
 from codec.evaluate.clips import Clip
 from codec.evaluate.score import EXAMPLE_SECONDS, Row
-from codec.evaluate.summary import RATES
+from codec.evaluate.summary import RATES, exclusions, failures
 from codec.metrics.base import Signal
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def write_report(result: Result, folder: Path, clips: Sequence[Clip], rate: int)
         "skipped": result.skipped,
         "warnings": result.warnings,
         "notes": {row.clip: row.note for row in result.rows if row.note},
-        "errors": [f"{row.system} on {row.clip}: {row.error}" for row in result.rows if row.error],
+        "errors": [*failures(result.rows), *exclusions(result.table)],
         "listen": [_example(clip, result.rows, store, rate) for clip in clips],
     } | result.details
     # no "</script>" may end the block early

@@ -164,6 +164,11 @@ def score(task: Task) -> Row:
         except (Unscorable, CodecError) as reason:  # the latter from a network that cannot be loaded
             row.excluded[name] = str(reason)
             continue
+        except (
+            Exception
+        ) as error:  # packages of others fail in their own ways; the rest is scored all the same
+            row.excluded[name] = f"{name} failed: {type(error).__name__}: {error}"
+            continue
         if np.isfinite(value):
             row.scores[name] = value
         else:

@@ -29,6 +29,7 @@ RATES = {
     "stability": ("tokens that survive decoding and encoding again", "", True),
     "token_rate": ("tokens per second", "1/s", False),
 }
+UNCODED = "the clip could not be coded"
 Table = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -42,7 +43,7 @@ def summarise(rows: Sequence[Row], folder: Path) -> Table:
         for name in names:
             values = [row.scores[name] for row in good if name in row.scores]
             reasons = Counter(row.excluded[name] for row in good if name in row.excluded)
-            reasons.update(["the clip could not be coded"] * (len(group) - len(good)))
+            reasons.update([UNCODED] * (len(group) - len(good)))
             entry[name] = _entry(estimate(values) if values else None) | {"excluded": dict(reasons)}
         sounding = [row for row in good if row.seconds]
         if not sounding:
@@ -124,6 +125,32 @@ def rising(table: Table, families: Mapping[str, str]) -> list[str]:
     return found
 
 
+def failures(rows: Sequence[Row]) -> list[str]:
+    """One sentence for each clip and reason why it could not be coded, with the systems that failed."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.error:
+            found.setdefault((row.clip, row.error), []).append(row.system)
+    systems = {row.system for row in rows}
+    return [f"{clip} is left out {_whose(names, systems)}: {error}" for (clip, error), names in found.items()]
+
+
+def exclusions(table: Table) -> list[str]:
+    """One sentence for each reason why metrics say nothing about some clips."""
+    found: dict[str, tuple[list[int], dict[str, None], dict[str, None]]] = {}
+    for system, entry in table.items():
+        for name, value in entry.items():
+            for why, number in value.get("excluded", {}).items():
+                if why != UNCODED:  # `failures` tells
+                    numbers, names, systems = found.setdefault(why, ([], {}, {}))
+                    numbers.append(number)
+                    names[name] = systems[system] = None
+    return [
+        f"{_span(numbers)} without {', '.join(names)} {_whose(list(systems), set(table))}: {why}"
+        for why, (numbers, names, systems) in found.items()
+    ]
+
+
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """One line a clip and system, every metric a column."""
     names = list(dict.fromkeys(name for row in rows for name in (*row.scores, *row.excluded)))
@@ -198,6 +225,15 @@ class _Lines:
 
     def write(self, line: str) -> None:
         self.lines.append(line)
+
+
+def _whose(names: Sequence[str], everybody: set[str]) -> str:
+    return "for all systems" if set(names) == everybody else f"for {', '.join(names)}"
+
+
+def _span(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low} clip{'s' * (low > 1)}" if low == high else f"{low} to {high} clips"
 
 
 def _cell(entry: Mapping[str, Any] | None) -> str:

@@ -18,6 +18,7 @@ from codec.metrics.base import Metric, Signal, Unscorable, check
 
 SPEECH_RATE = 16000  # PESQ-WB, STOI as used here, ViSQOL's speech mode and DNSMOS work at this rate
 AUDIO_RATE = 48000
+SHORTEST_STOI = 0.4  # seconds: thirty frames that are not silent
 
 
 def pesq(estimate: Signal, reference: Signal, sample_rate: int, mode: Literal["wb", "nb"] = "wb") -> float:
@@ -53,12 +54,15 @@ def stoi(estimate: Signal, reference: Signal, sample_rate: int, *, extended: boo
     import pystoi
 
     check(estimate, reference, both=True)
+    too_short = Unscorable("STOI needs 0.4 s of sound")
+    if reference.size < SHORTEST_STOI * sample_rate:
+        raise too_short
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Not enough STFT frames")
         try:
             return float(pystoi.stoi(reference, estimate, sample_rate, extended=extended))
-        except RuntimeWarning:
-            raise Unscorable("STOI needs 0.4 s of sound") from None
+        except RuntimeWarning:  # pauses are left out
+            raise too_short from None
 
 
 def visqol(estimate: Signal, reference: Signal, sample_rate: int, mode: Literal["speech", "audio"]) -> float:
