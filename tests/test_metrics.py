@@ -132,3 +132,14 @@ def test_statistics_of_tokens() -> None:
     assert stability(np.array([[1, 2], [3, 4]]), np.array([[1, 2], [3, 0]])) == 0.75
     with pytest.raises(ValueError, match="outside"):
         count(np.array([[4]]), [4])
+
+
+def test_the_documentation_names_every_metric_with_range_and_direction() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for name, metric in metrics.METRICS.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+        _, _, what, limits, better, source, _ = (cell.strip() for cell in row.split("|"))
+        assert what == metric.title + (f" ({metric.unit})" if metric.unit else "")
+        assert limits == f"{metric.low:g} to {metric.high:g}".replace("inf", "∞")
+        assert better == ("more" if metric.higher_is_better else "less")
+        assert source == metric.source
