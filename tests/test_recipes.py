@@ -19,6 +19,7 @@ from codec.quantizers import LOSS_WEIGHTS
 from codec.train import receipts_page, recipes
 from codec.train.app import train
 from codec.train.config import parse
+from codec.train.export import for_use
 from codec.train.objective import quantizer_losses, settle
 from codec.train.size import tiny
 
@@ -102,6 +103,17 @@ def test_settings_of_a_recipe_stay_with_its_own_option() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_recipe_can_be_exported(name: str) -> None:
+    config = tiny(parse(composed(name)))
+    codec = build(config.codec).eval()
+    exported, fixed = for_use(config.codec, codec)
+    sound = 0.1 * torch.randn(1, codec.channels, 2 * codec.hop)
+    with torch.inference_mode():
+        assert torch.equal(fixed.eval().encode(sound), codec.encode(sound))
+    assert build(exported).state_dict().keys() == fixed.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_recipe_is_short_and_says_what_it_is(name: str) -> None:
     lines = (recipes.folder() / f"{name}.yaml").read_text().splitlines()
     assert len(lines) <= 40
@@ -138,7 +150,10 @@ def test_page_of_receipts_has_a_row_a_command_and_a_picture_for_each() -> None:
     assert command.startswith(
         "python train.py +recipe=encodec size=tiny seed=0 data.root=train.jsonl train.steps=400"
     )
-    assert command.endswith("data.valid_seconds=2 data.filters={kind:music}")
+    assert "data.valid_seconds=2" in command
+    assert "'data.filters={kind:music}'" in command
+    assert "batch_size" not in command, "what the recipe says already"
+    assert command.endswith("trainer.val_check_interval=20")
     picture = receipts_page.curves([run, run])
     assert picture.count("<polyline") == 2
     assert "encodec tiny: 1.00" in picture

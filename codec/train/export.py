@@ -45,7 +45,7 @@ def export(
     config = about.pop("config")
     codec = build(config)
     codec.load_state_dict(_weights(state["state_dict"]))
-    config, codec = _for_use(config, codec)
+    config, codec = for_use(config, codec)
     # where the recordings lay on the machine that trained means nothing elsewhere
     data = {key: value for key, value in about.pop("data", {}).items() if key != "root"}
     checkpoint.save(codec, target, config, about | {"data": data} | dict(metadata or {}), half=half)
@@ -89,12 +89,13 @@ def _weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _for_use(config: dict[str, Any], codec: Codec) -> tuple[dict[str, Any], Codec]:
+def for_use(config: dict[str, Any], codec: Codec) -> tuple[dict[str, Any], Codec]:
     """The same codec with codebooks that do not learn, so that nothing is stored that only learning needs."""
     spec = config["quantizer"]
     if "learn" not in keywords(part("quantizer", spec["name"])):
         return config, codec
-    config = copy.deepcopy(config) | {"quantizer": dict(spec) | {"learn": "frozen", "revive": "none"}}
+    fixed_books = {"learn": "frozen", "revive": "none", "start": "random"}
+    config = copy.deepcopy(config) | {"quantizer": dict(spec) | fixed_books}
     fixed = build(config)
     weights = codec.state_dict()
     fixed.load_state_dict({name: weights[name] for name in fixed.state_dict()})

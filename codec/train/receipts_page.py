@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+
+from codec import assets
 from codec.train import recipes
+from codec.train.config import parse
+from codec.train.size import tiny
 
 COLUMNS = [
     "recipe",
@@ -82,21 +88,25 @@ def label(one: Receipt) -> str:
 
 
 def command(one: Receipt) -> str:
-    """The command that repeats a run, but for the folder of the data."""
-    config = one["config"]
-    data, trainer = config["data"], config["trainer"]
-    settings = {
-        "size": one["size"],
-        "seed": one["seed"],
-        "data.root": data["root"],
-        "train.steps": config["train"]["steps"],
-        "trainer.val_check_interval": trainer["val_check_interval"],
-        "data.valid_clips": data["valid_clips"],
-        "data.valid_seconds": f"{data['valid_seconds']:g}",
-    }
-    if data.get("filters"):
-        settings["data.filters"] = json.dumps(data["filters"]).replace('"', "").replace(" ", "")
-    return f"python train.py +recipe={one['recipe']} " + " ".join(f"{k}={v}" for k, v in settings.items())
+    """The command that repeats a run, but for the folder of the data: all that differs from the recipe as it is now."""
+    recipes.register()
+    with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
+        config = parse(compose("config", overrides=[f"+recipe={one['recipe']}"]))
+    base = asdict(tiny(config) if one["size"] == "tiny" else config)
+    words = [f"size={one['size']}", f"seed={one['seed']}", f"data.root={one['config']['data']['root']}"]
+    for group in ("model", "quantizer", "discriminator", "loss", "optim", "train", "data", "trainer"):
+        words += _changes(group, base[group], one["config"].get(group, {}))
+    return f"python train.py +recipe={one['recipe']} " + " ".join(words)
+
+
+def _changes(name: str, old: Any, new: Any) -> list[str]:
+    """Overrides that make new settings of old ones."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [word for key in old if key in new for word in _changes(f"{name}.{key}", old[key], new[key])]
+    if old == new or (not old and new == []) or name == "data.root":
+        return []
+    text = json.dumps(new).replace('"', "").replace(" ", "")
+    return [f"'{name}={text}'" if text[0] in "[{" else f"{name}={text}"]
 
 
 def curves(found: Sequence[Receipt]) -> str:
