@@ -6,11 +6,14 @@ share) by another formula than the rest; `exp`, `expm1`, `erf`, `sin` and `tanh`
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.nn.linear import exact
+from codec.ops import layers
 
 
 class ELU(nn.Module):
@@ -20,8 +23,24 @@ class ELU(nn.Module):
         """Any shape, kept."""
         if not exact(x):
             return F.elu(x)
-        y = x.clamp_max(0).expm1_()
-        return torch.maximum(x, y, out=y)
+        if layers.available() and _elu_compiled():
+            dense = x.is_contiguous() or x.mT.is_contiguous()
+            return layers.elu(x if dense else x.contiguous())
+        return _elu(x)
+
+
+def _elu(x: Tensor) -> Tensor:
+    y = x.clamp_max(0).exp_().sub_(1)
+    return torch.maximum(x, y, out=y)
+
+
+@functools.cache
+def _elu_compiled() -> bool:
+    """Whether compiled code gives the same bits, by trial."""
+    if not layers.has_functions():
+        return False
+    x = torch.randn(5000, generator=torch.Generator().manual_seed(0)) * torch.logspace(-8, 2, 5000)
+    return torch.equal(layers.elu(x), _elu(x))
 
 
 class Snake(nn.Module):

@@ -97,7 +97,9 @@ class CausalConvTranspose1d(nn.ConvTranspose1d):
         return transpose_convolve(x, self.weight, self.bias, stride=self.stride[0], before=before)
 
 
-def convolve_with(conv: nn.Conv1d, x: Tensor, before: Tensor | None = None) -> Tensor:
+def convolve_with(
+    conv: nn.Conv1d, x: Tensor, before: Tensor | None = None, after: Tensor | None = None
+) -> Tensor:
     """`convolve` with the weights and settings of a module."""
     return convolve(
         x,
@@ -107,6 +109,7 @@ def convolve_with(conv: nn.Conv1d, x: Tensor, before: Tensor | None = None) -> T
         dilation=conv.dilation[0],
         groups=conv.groups,
         before=before,
+        after=after,
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from codec.nn.linear import Arrange, exact, linear
+from codec.nn.linear import Arrange, exact, packed
 
 BLOCK = 1 << 21  # numbers in windows at a time: what bounds memory where a whole file comes at once
 
@@ -23,6 +24,7 @@ def convolve(
     dilation: int = 1,
     groups: int = 1,
     before: Tensor | None = None,
+    after: Tensor | None = None,
 ) -> Tensor:
     """`F.conv1d`, whose every output frame is the same number whatever the length, the batch and the threads.
 
@@ -38,31 +40,33 @@ def convolve(
         dilation: distance of the taps.
         groups: blocked connections.
         before: `(B, C, m)`, what stands before `x`.
+        after: `(B, C, n)`, what stands behind it.
 
     Returns:
-        `(B, C', T)`, one frame for every whole window in `before` and `x`.
+        `(B, C', T)`, one frame for every whole window in `before`, `x` and `after`.
     """
     if groups > 1 or not exact(x):
         x = x if before is None else join_time(before, x)
+        x = x if after is None else join_time(x, after)
         if not exact(x):
             return F.conv1d(x, weight, bias, stride, 0, dilation, groups)
         y = torch.mkldnn_convolution(
             x.unsqueeze(2), weight.unsqueeze(2), bias, (0, 0), (1, stride), (1, dilation), groups
         )
         return y.squeeze(2)
-    taps, frames = weight.shape[-1], x.transpose(1, 2).contiguous()
-    if taps == 1:
-        return linear(frames[:, ::stride], weight, bias, _taps_inside).transpose(1, 2)
-    parts = [
-        linear(windows, weight, bias, _taps_inside)
-        for windows in _windows(before, frames, taps, stride, dilation)
-    ]
-    y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    taps = weight.shape[-1]
+    y = _correlate(x, weight, bias, _taps_inside, taps, stride, dilation, before, after)
     return y.transpose(1, 2)
 
 
 def transpose_convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int, before: Tensor
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: int,
+    before: Tensor,
+    after: Tensor | None = None,
 ) -> Tensor:
     """`F.conv_transpose1d` of frames with their history, exact as `convolve`.
 
@@ -72,47 +76,81 @@ def transpose_convolve(
         bias: `(C',)`.
         stride: samples per frame.
         before: `(B, C, ceil(k / stride) - 1)`, the frames before `x`, whose own samples are not given out.
+        after: `(B, C, n)`, more frames behind `x`.
 
     Returns:
-        `(B, C', stride * T)`.
+        `(B, C', stride * (T + n))`.
     """
     if not exact(x):
+        x = x if after is None else join_time(x, after)
         past = before.shape[-1]
         y = F.conv_transpose1d(join_time(before, x), weight, bias, stride)
         return y[..., past * stride : (past + x.shape[-1]) * stride]
-    taps, frames = -(-weight.shape[-1] // stride), x.transpose(1, 2).contiguous()
     if bias is not None:
         bias = bias.repeat(stride)
     # a frame gives its samples in a row, so the result lies in memory as it should
-    parts = [
-        linear(windows, weight, bias, _phases(stride)) for windows in _windows(before, frames, taps, 1, 1)
-    ]
-    y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    taps = -(-weight.shape[-1] // stride)
+    y = _correlate(x, weight, bias, _phases(stride), taps, 1, 1, before, after)
     return y.reshape(x.shape[0], -1, weight.shape[1]).transpose(1, 2)
 
 
-def _windows(before: Tensor | None, frames: Tensor, taps: int, stride: int, dilation: int) -> list[Tensor]:
-    """All windows over `before` `(B, C, m)` and `frames` `(B, N, C)` as `(B, T, taps * C)`, in parts along T."""
-    batch, length, width = frames.shape
-    past = 0 if before is None else before.shape[-1]
-    reach = (taps - 1) * dilation + 1
-    count = max(0, (past + length - reach) // stride + 1)
-    head = min(count, -(-past // stride))  # windows that begin in the past
-    limit = max(64, BLOCK // (batch * taps * width))
-    parts = []
-    for first in range(0, max(count, 1), limit):
-        last = min(count, first + limit)
-        windows = frames.new_empty(batch, last - first, taps, width)
-        middle = max(first, min(head, last))
-        if first < middle and before is not None:
-            start, end = first * stride, (middle - 1) * stride + reach
-            joined = torch.cat([before.transpose(1, 2), frames[:, : max(0, end - past)]], dim=1)[:, start:end]
-            windows[:, : middle - first] = _overlapping(joined, middle - first, taps, stride, dilation)
-        if middle < last:
-            inside = frames[:, middle * stride - past :]
-            windows[:, middle - first :] = _overlapping(inside, last - middle, taps, stride, dilation)
-        parts.append(windows.view(batch, last - first, taps * width))
-    return parts
+def _correlate(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    arrange: Arrange,
+    taps: int,
+    stride: int,
+    dilation: int,
+    before: Tensor | None,
+    after: Tensor | None,
+) -> Tensor:
+    """All windows times a matrix `(out, taps * C)`: `(B, T, out)`, without joining what stands around `x` to it."""
+    batch, width = x.shape[:2]
+    matrix = packed(weight, arrange)
+    compiled = matrix.compiled(weight)
+    runs = list(_runs(x.transpose(1, 2).contiguous(), before, after, (taps - 1) * dilation + 1, stride))
+    y = x.new_empty(batch, sum(count for _, count in runs), matrix.outputs)
+    done = 0
+    for frames, count in runs:
+        out = y[:, done : done + count]
+        done += count
+        if compiled is not None:
+            pieces = {"taps": 1} if dilation == 1 else {"taps": taps, "spread": dilation * width}
+            for row, into in zip(frames, out, strict=True):
+                compiled.windows(row, into, bias, step=stride * width, **pieces)
+            continue
+        limit = max(64, BLOCK // (batch * taps * width))
+        for first in range(0, count, limit):
+            part = out[:, first : first + limit]
+            windows = _overlapping(frames[:, first * stride :], part.shape[1], taps, stride, dilation)
+            part.copy_(matrix.times(windows.reshape(-1, taps * width), weight, bias).view(part.shape))
+    return y
+
+
+def _runs(
+    frames: Tensor, before: Tensor | None, after: Tensor | None, reach: int, stride: int
+) -> Iterator[tuple[Tensor, int]]:
+    """Windows in three parts: that begin in `before`, lie in `frames` `(B, N, C)`, end in `after`.
+
+    Yields:
+        Frames from the first window on, and how many windows lie in them.
+    """
+    nothing = frames[:, :0]
+    first = nothing if before is None else before.transpose(1, 2)
+    last = nothing if after is None else after.transpose(1, 2)
+    past, length = first.shape[1], frames.shape[1]
+    count = max(0, (past + length + last.shape[1] - reach) // stride + 1)
+    head = min(count, -(-past // stride))
+    body = min(count, max(head, (past + length - reach) // stride + 1))
+    if head:
+        end = (head - 1) * stride + reach - past
+        yield torch.cat([first, frames[:, : max(0, end)], last[:, : max(0, end - length)]], dim=1), head
+    if head < body:
+        yield frames[:, head * stride - past :], body - head
+    if body < count:
+        start = body * stride - past
+        yield torch.cat([frames[:, start:], last[:, max(0, start - length) :]], dim=1), count - body
 
 
 def _overlapping(frames: Tensor, count: int, taps: int, stride: int, dilation: int) -> Tensor:

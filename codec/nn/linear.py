@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codec.ops import rows as compiled
+from codec.ops import layers
 
 T = TypeVar("T")
 Arrange = Callable[[Tensor], Tensor]
@@ -47,7 +47,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, arrange: Arran
     """
     if not exact(x):
         return F.linear(x, weight if arrange is None else arrange(weight), bias)
-    matrix = kept(weight, _packer(arrange))
+    matrix = packed(weight, arrange)
     return matrix.times(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], matrix.outputs)
 
 
@@ -77,7 +77,12 @@ def kept(weight: Tensor, make: Callable[[Tensor], T]) -> T:
     return forms[make]
 
 
-class _Matrix:
+def packed(weight: Tensor, arrange: Arrange | None = None) -> Matrix:
+    """A parameter as a matrix that is ready for products, kept as long as it lives unchanged."""
+    return kept(weight, _packer(arrange))
+
+
+class Matrix:
     """A parameter, arranged as `(out, in)` and packed for products with rows.
 
     Attributes:
@@ -92,19 +97,25 @@ class _Matrix:
         # a single output would take a path of its own
         filled = F.pad(matrix, (0, 0, 0, max(0, 2 - self.outputs)))
         self._packed = torch.ops.mkldnn._reorder_linear_weight(filled.contiguous(), PACKED_FOR)
-        self._compiled: compiled.Rows | None = None
+        self._compiled: layers.Product | None = None
+
+    def compiled(self, weight: Tensor) -> layers.Product | None:
+        """The same in compiled code, if there is any that gives the bits of many rows."""
+        if not layers.available():
+            return None
+        if self._compiled is None and (block := compiled_block(self.inputs, self.outputs)):
+            matrix = weight if self._arrange is None else self._arrange(weight)
+            self._compiled = layers.Product(matrix, block)
+        return self._compiled
 
     def times(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Rows `(M, in)` to `(M, out)`."""
         rows = x.shape[0]
         if rows >= ALWAYS_ENOUGH:
             return self.product(x, bias)
-        block = _block(self.inputs, self.outputs) if compiled.available() else None
-        if block and (rows <= FEW or rows < self._fewest()):
-            if self._compiled is None:
-                matrix = weight if self._arrange is None else self._arrange(weight)
-                self._compiled = compiled.Rows(matrix, block)
-            return self._compiled(x.contiguous(), bias)
+        quick = self.compiled(weight)
+        if quick is not None and (rows <= FEW or rows < self._fewest()):
+            return quick(x, bias)
         missing = self._fewest() - rows
         return (
             self.product(F.pad(x, (0, 0, 0, missing)), bias)[:rows] if missing > 0 else self.product(x, bias)
@@ -122,16 +133,16 @@ class _Matrix:
 
 
 @functools.cache
-def _packer(arrange: Arrange | None) -> Callable[[Tensor], _Matrix]:
+def _packer(arrange: Arrange | None) -> Callable[[Tensor], Matrix]:
     """A function from a parameter to its packed matrix."""
-    return functools.partial(_Matrix, arrange=arrange)
+    return functools.partial(Matrix, arrange=arrange)
 
 
-def _trial(inputs: int, outputs: int) -> tuple[Tensor, Tensor, _Matrix]:
+def _trial(inputs: int, outputs: int) -> tuple[Tensor, Tensor, Matrix]:
     """Many rows, a matrix of that size, and the same packed."""
     random = torch.Generator().manual_seed(0)
     matrix = torch.randn(outputs, inputs, generator=random)
-    return torch.randn(200, inputs, generator=random), matrix, _Matrix(matrix, None)
+    return torch.randn(200, inputs, generator=random), matrix, Matrix(matrix, None)
 
 
 @functools.cache
@@ -147,12 +158,12 @@ def _fewest_rows(inputs: int, outputs: int, threads: int) -> int:
 
 
 @functools.cache
-def _block(inputs: int, outputs: int) -> int | None:
+def compiled_block(inputs: int, outputs: int) -> int | None:
     """How compiled code must sum to give the bits of many rows, by trial; None: it cannot."""
     x, matrix, packed = _trial(inputs, outputs)
     whole = packed.product(x, None)[:FEW]
     for block in BLOCKS:
-        if torch.equal(compiled.Rows(matrix, block)(x[:FEW], None), whole):
+        if torch.equal(layers.Product(matrix, block)(x[:FEW], None), whole):
             return block
     return None
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from codec.nn.linear import exact, kept, linear
+from codec.nn.linear import compiled_block, exact, kept, linear, packed
 from codec.nn.state import StreamState
+from codec.ops import layers
 
 
 class LSTM(nn.Module):
@@ -45,32 +49,60 @@ class LSTM(nn.Module):
 
         The framework's own loop multiplies all rows at once, and its sums then depend on how many there are.
         """
-        width, x = self.dim, frames
+        x = frames
         for layer in range(self.lstm.num_layers):
             inward, recurrent, *biases = (
                 getattr(self.lstm, f"{name}_l{layer}")
                 for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             )
-            bias = _gates_first(biases[0] + biases[1])
-            drive = linear(x, inward, bias, _gates_first)
-            weight = kept(recurrent, _gates_first)
-            x = torch.empty_like(x, memory_format=torch.contiguous_format)
-            gates = x.new_empty(4 * width)
-            squashed, (into, keep, out), new = (
-                gates[: 3 * width],
-                gates[: 3 * width].split(width),
-                gates[3 * width :],
-            )
-            for row in range(len(x)):
-                h, c = memory[row, layer]
-                for given, result in zip(drive[row].unbind(0), x[row].unbind(0), strict=True):
-                    torch.addmv(given, weight, h, out=gates)
-                    squashed.sigmoid_()
-                    new.tanh_()
-                    c.mul_(keep).addcmul_(into, new)
-                    h = torch.tanh(c, out=result).mul_(out)
-                memory[row, layer, 0] = h
+            drive = linear(x, inward, _gates_first(biases[0] + biases[1]), _gates_first)
+            quick = layers.available() and _compiled(self.dim)
+            run = kept(recurrent, _recurrence) if quick else partial(_steps, recurrent)
+            x = torch.stack([run(row, *memory[i, layer]) for i, row in enumerate(drive)])
         return x, memory
+
+
+def _steps(recurrent: Tensor, drive: Tensor, h: Tensor, c: Tensor) -> Tensor:
+    """Outputs `(T, C)` of what drives the gates `(T, 4 C)`; `h` and `c` `(C,)` are read and written."""
+    matrix, width = packed(recurrent, _gates_first), len(h)
+    y = drive.new_empty(len(drive), width)
+    now = h
+    for given, result in zip(drive, y, strict=True):
+        gates = matrix.times(now[None], recurrent, given)[0]
+        into, keep, out = gates[: 3 * width].sigmoid_().split(width)
+        new = gates[3 * width :].tanh_()
+        c.mul_(keep).addcmul_(into, new)
+        now = torch.tanh(c, out=result).mul_(out)
+    h.copy_(now)
+    return y
+
+
+def _recurrence(recurrent: Tensor) -> layers.Recurrence:
+    block = compiled_block(recurrent.shape[1], recurrent.shape[0])
+    assert block is not None
+    return layers.Recurrence(_gates_first(recurrent), block)
+
+
+@functools.cache
+def _compiled(width: int) -> bool:
+    """Whether compiled code gives the same bits, by trial."""
+    if (
+        not layers.fits_recurrence(width)
+        or not layers.has_functions()
+        or not compiled_block(width, 4 * width)
+    ):
+        return False
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(4 * width, width, generator=random) * width**-0.5
+    drive = torch.randn(10, 4 * width, generator=random)
+    found, expected = (
+        torch.cat([run(drive, *state), state.flatten()[None].view(-1, width)])
+        for run, state in (
+            (_recurrence(weight), torch.ones(2, width)),
+            (partial(_steps, weight), torch.ones(2, width)),
+        )
+    )
+    return torch.equal(found, expected)
 
 
 def _gates_first(weight: Tensor) -> Tensor:

@@ -60,13 +60,14 @@ class PaddedConv1d(nn.Conv1d):
         if state is not None:
             return self._stream(x, state)
         missing = -x.shape[-1] % self.stride[0]
-        return convolve_with(self, pad_ends(x, self.left, self.right + missing, mirror=self.mirror))
+        before, x, after = with_ends(x, self.left, self.right + missing, mirror=self.mirror)
+        return convolve_with(self, x, before, after)
 
     def _stream(self, x: Tensor, state: StreamState) -> Tensor:
         stride = self.stride[0]
         # the mirror image of the end reaches back behind what the next frame needs
         spent = stride if self.mirror else 0
-        held = state.take(self)
+        held, after = state.take(self), None
         if held is None:
             start = state.take((self, "start"))
             x = x if start is None else join_time(start, x)
@@ -75,17 +76,20 @@ class PaddedConv1d(nn.Conv1d):
             if self.mirror and x.shape[-1] <= self.left + self.right + stride:
                 state.hold((self, "start"), x)
                 return self._nothing(x)
-            held = pad_time(pad_ends(x, self.left, 0, mirror=self.mirror)[..., : self.left], spent, 0)
+            before, _, _ = with_ends(x[..., : self.left + 1], self.left, 0, mirror=self.mirror)
+            held = pad_time(before, spent, 0)
+        total = held.shape[-1] + x.shape[-1] - spent
         if state.last:
-            length = held.shape[-1] - spent - self.left + x.shape[-1]
-            x = pad_ends(join_time(held, x), 0, self.right - length % -stride, mirror=self.mirror)
-            held, x = x[..., : held.shape[-1]], x[..., held.shape[-1] :]
-        frames = max(0, (held.shape[-1] + x.shape[-1] - spent - self.left - self.right) // stride)
+            right = self.right + (self.left - total) % stride
+            end = newest(held, x, right + 1) if self.mirror else x
+            _, _, after = with_ends(end, 0, right, mirror=self.mirror)
+            total += right
+        frames = max(0, (total - self.left - self.right) // stride)
         if not state.last:
-            state.hold(self, newest(held, x, held.shape[-1] + x.shape[-1] - frames * stride))
+            state.hold(self, newest(held, x, spent + total - frames * stride))
         if frames == 0:
             return self._nothing(x)
-        return convolve_with(self, x, held[..., spent:])
+        return convolve_with(self, x, held[..., spent:], after)
 
     def _nothing(self, x: Tensor) -> Tensor:
         return x.new_zeros(x.shape[0], self.out_channels, 0)
@@ -149,13 +153,12 @@ class PaddedConvTranspose1d(nn.ConvTranspose1d):
         self, before: Tensor, x: Tensor, *, first: int, last: bool, state: StreamState | None
     ) -> Tensor:
         """What frames `x` after `before` say, from sample `first` on; at the `last` with what they say later."""
-        length = x.shape[-1] * self.stride[0]
-        if last:
-            x, length = pad_time(x, 0, self.history), length + self.ends
-        if x.shape[-1] == 0:
+        length = x.shape[-1] * self.stride[0] + (self.ends if last else 0)
+        if length == 0:
             return self._normed(x.new_zeros(x.shape[0], self.out_channels, 0), state)
         # the frames before were heard already; their taps that reach into this chunk are in the sum
-        y = transpose_convolve(x, self.weight, self.bias, stride=self.stride[0], before=before)
+        after = torch.zeros_like(before) if last else None
+        y = transpose_convolve(x, self.weight, self.bias, stride=self.stride[0], before=before, after=after)
         y = self._normed(y[..., :length], state)
         return y[..., first : length - (self.ends - self.cut if last else 0)]
 
@@ -164,19 +167,22 @@ class PaddedConvTranspose1d(nn.ConvTranspose1d):
         return y if self.norm is None else self.norm(y, state)
 
 
-def pad_ends(x: Tensor, left: int, right: int, *, mirror: bool) -> Tensor:
-    """Pad `x` `(B, C, N)` with zeros or with its mirror image.
+def with_ends(x: Tensor, left: int, right: int, *, mirror: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """What stands before `x` `(B, C, N)`, `x`, and what stands behind it: zeros or its mirror image.
 
-    A signal too short for its image gets zeros behind it first, as in EnCodec's release.
+    A signal too short for its image gets zeros behind it first, as in EnCodec's release; it then comes in one piece.
     """
     if not mirror:
-        return pad_time(x, left, right) if left or right else x
+        return x.new_zeros(*x.shape[:2], left), x, x.new_zeros(*x.shape[:2], right)
     short = max(0, max(left, right) - x.shape[-1] + 1)
-    x = pad_time(x, 0, short)
+    if short:
+        x = pad_time(x, 0, short)
     end = x.shape[-1]
-    parts = [x[..., 1 : left + 1].flip(-1), x, x[..., end - 1 - right : end - 1].flip(-1)]
-    y = torch.cat([part.transpose(1, 2) for part in parts], dim=1).transpose(1, 2)
-    return y[..., : y.shape[-1] - short]
+    before, after = x[..., 1 : left + 1].flip(-1), x[..., end - 1 - right : end - 1].flip(-1)
+    if short:
+        x = torch.cat([before, x, after], dim=-1)[..., : left + end + right - short]
+        before, after = x[..., :0], x[..., :0]
+    return before, x, after
 
 
 def align(key: object, signals: list[Tensor], state: StreamState | None) -> list[Tensor]:

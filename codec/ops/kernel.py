@@ -1,4 +1,4 @@
-"""The compiled libraries and whether they are used: the search for processors and GPUs, a linear map for streams.
+"""The compiled libraries and whether they are used: the search for processors and GPUs, layers for streams.
 
 The C++ libraries take seconds to compile, too long for a short command, so they are compiled when asked for
 (``python -m codec.ops.kernel --build``, `prepare`) and used wherever they are found. The CUDA library is compiled at
@@ -24,14 +24,14 @@ from codec.ops.builder import BuildError, Recipe, build
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 FAT = ("80", "90")  # what a machine without a GPU compiles for
-# the exact distance must be rounded as the specification says, the sums of a matrix product as fused ones
-CPU = {"rvq_encode": "-ffp-contract=off", "linear": "-ffp-contract=fast"}
+CPU = ("rvq_encode", "layers")  # the C++ libraries
 
 
 def cpu_recipe(name: str = "rvq_encode") -> Recipe:
     """A C++ library, for the processor of this machine."""
     compilers = tuple(filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++")))
-    flags = ("-std=c++17", "-O3", "-march=native", CPU[name], "-w", "-shared", "-fPIC", "-pthread")
+    # numbers must be rounded as specified, hence no contraction to fused operations
+    flags = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-w", "-shared", "-fPIC", "-pthread")
     return Recipe(f"{name}-cpu", (Path(__file__).with_name(f"{name}.cpp"),), compilers, flags, _processor())
 
 
@@ -87,9 +87,13 @@ def cpu_library(name: str = "rvq_encode") -> ctypes.CDLL | None:
 def _load_cpu(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    if path.name.startswith("linear"):
-        for function in (library.codec_linear, library.codec_linear_half):
-            function.argtypes, function.restype = [pointer] * 4 + [long] * 4, None
+    if path.name.startswith("layers"):
+        library.codec_functions.argtypes = [pointer] * 3
+        library.codec_convolve.argtypes = (
+            [pointer] * 2 + [integer, long] + [pointer] * 2 + [long] * 7 + [integer]
+        )
+        library.codec_elu.argtypes = [pointer] * 2 + [long]
+        library.codec_lstm.argtypes = [pointer] * 6 + [long] * 3
     else:
         library.codec_rvq_encode.argtypes = [pointer] * 3 + [long] * 4 + [integer] * 2
     return library

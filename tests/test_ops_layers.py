@@ -5,7 +5,7 @@ import torch
 
 from codec.nn import linear as exact
 from codec.nn.linear import FEW, linear
-from codec.ops import kernel, rows
+from codec.ops import kernel, layers
 
 SHAPES = [(1, 1), (3, 2), (64, 1), (33, 31), (512, 64), (513, 100), (640, 1284), (1025, 40), (2100, 70)]
 
@@ -16,10 +16,10 @@ def compiled(monkeypatch):
     monkeypatch.delenv("CODEC_CPU", raising=False)
     kernel.cpu_library.cache_clear()
     try:
-        kernel.build(kernel.cpu_recipe("linear"))
+        kernel.build(kernel.cpu_recipe("layers"))
     except kernel.BuildError as error:
         pytest.skip(f"no C++ compiler: {error}")
-    assert rows.available()
+    assert layers.available()
     yield
     kernel.cpu_library.cache_clear()
 
@@ -48,13 +48,13 @@ def test_this_processor_profits(compiled):
     """Where it does not, all is right and slow."""
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         pytest.skip("only known of AVX2 and AVX-512")
-    assert all(exact._block(inputs, outputs) for inputs, outputs in SHAPES)
+    assert all(exact.compiled_block(inputs, outputs) for inputs, outputs in SHAPES)
 
 
 @torch.no_grad()
 def test_where_the_sums_cannot_be_told_the_framework_does_it(compiled, monkeypatch):
-    monkeypatch.setattr(exact, "_block", lambda inputs, outputs: None)
-    monkeypatch.setattr(rows.Rows, "__call__", None)
+    monkeypatch.setattr(exact, "compiled_block", lambda inputs, outputs: None)
+    monkeypatch.setattr(layers.Product, "__call__", None)
     check(1025, 40, half=False)
 
 
@@ -63,7 +63,7 @@ def test_without_the_library_the_framework_does_it(monkeypatch):
     monkeypatch.setenv("CODEC_CPU", "0")
     kernel.cpu_library.cache_clear()
     try:
-        assert not rows.available()
+        assert not layers.available()
         check(640, 128, half=True)
     finally:
         kernel.cpu_library.cache_clear()
@@ -75,11 +75,11 @@ def test_rows_of_any_number_and_width(compiled):
         matrix, bias = torch.randn(outputs, inputs), torch.randn(outputs)
         x = torch.randn(count, inputs)
         for block in (1, 16, 1 << 62):
-            y = rows.Rows(matrix, block)(x, bias)
+            y = layers.Product(matrix, block)(x, bias)
             torch.testing.assert_close(y, x @ matrix.t() + bias)
         halved = matrix.half().float()
-        y = rows.Rows(halved, 16)(x, None)
+        y = layers.Product(halved, 16)(x, None)
         torch.testing.assert_close(y, x @ halved.t())
         # another number in one place, and it is kept in full
         halved[0, 0] = 1 + 2**-20
-        torch.testing.assert_close(rows.Rows(halved, 16)(x, None), x @ halved.t())
+        torch.testing.assert_close(layers.Product(halved, 16)(x, None), x @ halved.t())
