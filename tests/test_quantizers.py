@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from codec.errors import ConfigError
-from codec.quantizers import QUANTIZERS, RVQ, Quantizer
+from codec.quantizers import LOSS_WEIGHTS, QUANTIZERS, RVQ, Quantizer
 from codec.quantizers.codebook import OPTIONS
 
 D = 12
@@ -162,6 +162,7 @@ def check_state(quantizer: Quantizer, twin: Quantizer, z: Tensor) -> None:
 def test_contract(label: str) -> None:
     quantizer, z = make(label, dropout=0.5), latents()
     assert set(SMALL) >= set(QUANTIZERS)
+    assert set(quantizer(z).losses) <= set(LOSS_WEIGHTS)
     for _ in range(2):
         grad = step(quantizer, z)
         assert torch.isfinite(grad).all()
@@ -187,6 +188,21 @@ def test_contract_of_every_combination() -> None:
             assert (quantizer.decode(best) - z).norm() <= (quantizer(z).quantized - z).norm() * 1.0001
         except Exception as error:
             raise AssertionError(f"{choices}: {error}") from error
+
+
+def test_contract_of_every_regulariser() -> None:
+    z = latents(2, 10)
+    for table, name in itertools.product(OPTIONS["table"], OPTIONS["regularise"]):
+        if table == "grid":
+            continue  # it takes its levels from residual FSQ
+        choices = {"table": table, "learn": "gradient", "regularise": [name]}
+        quantizer = RVQ(D, 2, 16, **choices)  # type: ignore[arg-type]
+        assert name in quantizer(z).losses
+        grad = step(quantizer, z)
+        assert torch.isfinite(grad).all(), choices
+        assert all(p.grad is None or torch.isfinite(p.grad).all() for p in quantizer.parameters()), choices
+        check_laws(quantizer, z)
+        check_state(quantizer, RVQ(D, 2, 16, **choices), z)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

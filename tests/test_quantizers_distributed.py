@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from codec.quantizers import FSQ, PVQ, RVQ, VQ, Quantizer
+from codec.quantizers import FSQ, PVQ, QLAE, RVQ, VQ, Lattice, Quantizer, ResidualFSQ
 
 D, STEPS = 8, 12
 QUANTIZERS = {
@@ -21,6 +21,9 @@ QUANTIZERS = {
     "factorized": lambda: RVQ(D, 2, 32, table={"name": "factorized", "width": 4}),
     "pvq": lambda: PVQ(D, 2, pulses=2, gains=4),
     "fsq": lambda: FSQ(D, [5, 5], 2),
+    "lattice": lambda: Lattice(D, [5, 5], 2),
+    "qlae": lambda: QLAE(D, [5, 5, 4, 4], 2),
+    "residual_fsq": lambda: ResidualFSQ(D, [5, 5, 4, 4], 2, groups=2),
 }
 
 

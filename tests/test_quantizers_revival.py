@@ -38,7 +38,7 @@ def collapsed(spot: float = 4.0, **choices: object) -> VQ:
 
 
 def train(quantizer: VQ, steps: int, learning_rate: float = 0.0) -> int:
-    """Steps until 99% of the codes are used, or ``steps``."""
+    """Steps until 99.3% of the codes are used by one and by another sample of vectors, or ``steps``."""
     optimiser = torch.optim.Adam(quantizer.parameters(), learning_rate) if learning_rate else None
     for step in range(1, steps + 1):
         out = quantizer(mixture(1024))
@@ -46,7 +46,7 @@ def train(quantizer: VQ, steps: int, learning_rate: float = 0.0) -> int:
             optimiser.zero_grad()
             out.losses["codebook"].backward()
             optimiser.step()
-        if step % 25 == 0 and usage(quantizer) >= 0.99:
+        if step % 25 == 0 and min(usage(quantizer), usage(quantizer)) >= 0.993:
             return step
     return steps
 
@@ -69,7 +69,7 @@ def test_revived(choices: dict, spot: float, learning_rate: float) -> None:
     torch.manual_seed(0)
     quantizer = collapsed(spot, **choices)
     steps = train(quantizer, 500, learning_rate)
-    assert usage(quantizer) >= 0.985  # of a fresh sample, close to the 99% that were reached
+    assert usage(quantizer) >= 0.99
     assert steps < 500
 
 

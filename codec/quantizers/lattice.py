@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.quantizers.base import Losses
+from codec.quantizers.codebook.grid import best_scale, spaced
 from codec.quantizers.scalar import Scalar
 
 
@@ -39,13 +40,16 @@ class Lattice(Scalar):
         self.step = nn.Parameter(4.6 / self.levels)
 
     def _begin(self, y: Tensor) -> None:
-        # close to the best uniform step for a Gaussian of the data's spread
-        self.step.data.copy_(4.6 / self.levels * y.std(0, correction=0).clamp_min(1e-6))
+        reach = best_scale(y, lambda x, scale: self._points(x, 2 * scale / (self.levels - 1)))
+        self.step.data.copy_(2 * reach / (self.levels - 1))
+
+    def _points(self, y: Tensor, step: Tensor) -> Tensor:
+        low = self.levels // 2
+        return step * torch.minimum((y / step).round().clamp_min(-low), self.levels - 1 - low)
 
     def _digits(self, y: Tensor) -> Tensor:
         step = self.step.detach().abs().clamp_min(1e-12)
-        low = self.levels // 2
-        return torch.minimum((y / step).round().clamp_min(-low), self.levels - 1 - low).long() + low
+        return (self._points(y, step) / step).round().long() + self.levels // 2
 
     def _values(self, digits: Tensor) -> Tensor:
         return (digits - self.levels // 2) * self.step.abs().clamp_min(1e-12)
@@ -93,9 +97,8 @@ class QLAE(Scalar):
     unused: Tensor
 
     def _begin(self, y: Tensor) -> None:
-        # as the first lattice: close to the best even spacing for a Gaussian of the data's spread
-        span = 4.6 * (1 - 1 / self.levels) * y.std(0, correction=0).clamp_min(1e-6)
-        self.values.data.mul_(span[:, None])
+        scale = best_scale(y, lambda x, scale: spaced(x, scale, self.levels))
+        self.values.data.mul_(2 * scale[:, None])
 
     def _digits(self, y: Tensor) -> Tensor:
         return ((y[..., None] - self.values.detach()).abs() + self.unused).argmin(-1)

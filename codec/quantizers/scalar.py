@@ -11,7 +11,7 @@ from codec.quantizers.additive import split
 from codec.quantizers.base import Losses, Pass, Quantizer, check_prefixes, name_metrics
 from codec.quantizers.codebook.book import usage_perplexity
 from codec.quantizers.codebook.bridge import straight_through
-from codec.quantizers.codebook.sync import all_reduce
+from codec.quantizers.codebook.sync import all_reduce, broadcast, gather
 
 _COUNTED = 1 << 16  # larger books are counted per batch, without a running count
 
@@ -124,10 +124,8 @@ class Scalar(Quantizer):
             all_reduce(bad)
         y = self.down(x.reshape(-1, self.dim))
         whole = self.training and not self._is_ready()
-        if whole and not bad and len(y):
-            self._begin(y.detach())
-            self.started.fill_(True)
-            self._ready = True
+        if whole and not bad:
+            self._start(gather(y.detach()))
         bounded = self._bound(y)
         pick = self._sample if self.training else self._digits
         digits = pick(bounded.detach().nan_to_num(0.0, 0.0, 0.0))
@@ -154,6 +152,14 @@ class Scalar(Quantizer):
         values = self._values(torch.cat([digits, missing], 1))
         values[:, digits.shape[1] :] = 0
         return self.up(values)
+
+    @torch.no_grad()
+    def _start(self, y: Tensor) -> None:
+        if len(y):
+            self._begin(y)
+            broadcast(*self.parameters())
+            self.started.fill_(True)
+            self._ready = True
 
     def _is_ready(self) -> bool:
         if self._ready is None:

@@ -64,24 +64,32 @@ class TurboQuant(Quantizer):
         self.register_buffer("levels", (levels / sqrt(dim)).float(), persistent=False)
         self.register_buffer("edges", ((levels[1:] + levels[:-1]) / 2 / sqrt(dim)).float(), persistent=False)
 
-    def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
-        length = x.norm(dim=1).clamp_min(2.0**-20)
-        step = ((length.log2() + _OCTAVES / 2) * (_GAINS / _OCTAVES)).round().clamp(0, _GAINS - 1).long()
-        digits = torch.bucketize((x / length[:, None]) @ self.rotation.t(), self.edges)
-        codes = [step]
-        for low, high in self.spans[: num - 1]:
-            shifts = self.bits * torch.arange(high - low, device=x.device)
+    def pack(self, digits: Tensor, count: int) -> Tensor:
+        """The first ``count`` books' codes (M, count) of levels (M, D)."""
+        codes = []
+        for low, high in self.spans[:count]:
+            shifts = self.bits * torch.arange(high - low, device=digits.device)
             codes.append((digits[:, low:high] << shifts).sum(1))
         return torch.stack(codes, 1)
 
-    def _embed(self, codes: Tensor) -> Tensor:
-        length = torch.exp2(codes[:, 0] * (_OCTAVES / _GAINS) - _OCTAVES / 2)
-        channels = []
-        for code, (low, high) in zip(codes[:, 1:].unbind(1), self.spans, strict=False):
+    def unpack(self, codes: Tensor) -> Tensor:
+        """Levels (M, d) of the first K' books' codes (M, K')."""
+        digits = []
+        for code, (low, high) in zip(codes.unbind(1), self.spans, strict=False):
             shifts = self.bits * torch.arange(high - low, device=codes.device)
-            channels.append(self.levels[(code[:, None] >> shifts) & ((1 << self.bits) - 1)])
-        unit = torch.cat(channels, 1)
-        return length[:, None] * (F.pad(unit, (0, self.dim - unit.shape[1])) @ self.rotation)
+            digits.append((code[:, None] >> shifts) & ((1 << self.bits) - 1))
+        return torch.cat(digits, 1)
+
+    def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
+        length = x.norm(dim=1, keepdim=True).clamp_min(2.0**-20)
+        step = ((length.log2() + _OCTAVES / 2) * (_GAINS / _OCTAVES)).round().clamp(0, _GAINS - 1).long()
+        digits = torch.bucketize((x / length) @ self.rotation.t(), self.edges)
+        return torch.cat([step, self.pack(digits, num - 1)], 1)
+
+    def _embed(self, codes: Tensor) -> Tensor:
+        length = torch.exp2(codes[:, :1] * (_OCTAVES / _GAINS) - _OCTAVES / 2)
+        unit = self.levels[self.unpack(codes[:, 1:])]
+        return length * (F.pad(unit, (0, self.dim - unit.shape[1])) @ self.rotation)
 
     def _forward(self, x: Tensor, num: int | None) -> Pass:
         batch, frames, _ = x.shape

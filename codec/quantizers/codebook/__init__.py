@@ -6,13 +6,14 @@ from typing import Any, TypedDict
 from codec.errors import ConfigError
 from codec.quantizers.codebook.assign import Assign, Nearest
 from codec.quantizers.codebook.bridge import rotation, straight_through
+from codec.quantizers.codebook.grid import Grid
 from codec.quantizers.codebook.learn import Ema, Frozen, Gradient, Learn, Sync
 from codec.quantizers.codebook.regularise import Entropy, Orthogonal, Regulariser, Wasserstein
 from codec.quantizers.codebook.reparam import FVQ, Affine, Projected, SimVQ
 from codec.quantizers.codebook.revive import CVQ, Never, Revive, Threshold
 from codec.quantizers.codebook.sinkhorn import Sinkhorn
 from codec.quantizers.codebook.soft import Gumbel, SoftmaxAll
-from codec.quantizers.codebook.table import Factorized, Free, Grid, Table
+from codec.quantizers.codebook.table import Factorized, Free, Table
 
 __all__ = ["OPTIONS", "STARTS", "Assign", "Choices", "Learn", "Regulariser", "Revive", "Spec", "Table"]
 __all__ += ["make", "resolve"]

@@ -1,8 +1,5 @@
 """Table: where code vectors come from; here the base class and the free table."""
 
-from collections.abc import Sequence
-from math import prod
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -103,37 +100,3 @@ class Factorized(Table):
 
     def lift(self, codes: Tensor) -> Tensor:
         return self.up(codes)
-
-
-class Grid(Table):
-    """All combinations of evenly spaced levels in each channel, as one codebook: FSQ seen as a table.
-
-    Args:
-        dim: width D.
-        size: number of codes V, the product of the levels.
-        trainable: whether the scale is learned (the robust scaling of arXiv 2508.15860) and starts from data.
-        levels: number of levels per channel.
-        scale: first distance from zero to the outermost level.
-    """
-
-    writable = False
-    learned = True
-
-    def __init__(
-        self, dim: int, size: int, *, trainable: bool, levels: Sequence[int] = (), scale: Sequence[float] = ()
-    ) -> None:
-        if len(levels) != dim or prod(levels) != size:
-            raise ValueError(f"levels {list(levels)} do not make {size} codes of width {dim}")
-        super().__init__(1, 2, trainable=False)
-        axes = [torch.linspace(-1, 1, level) for level in levels]
-        # the first channel counts fastest, as in the codes of FSQ
-        self.weight = torch.cartesian_prod(*axes[::-1]).view(size, dim).flip(1)
-        self.scale = nn.Parameter(torch.tensor(scale or [1.0] * dim), requires_grad=trainable)
-
-    def codes(self) -> Tensor:
-        return self.weight * self.scale
-
-    @torch.no_grad()
-    def start(self, x: Tensor) -> None:
-        # the outermost levels at two standard deviations, near the optimum of four to eight levels for a Gaussian
-        self.scale.copy_(2.0 * x.std(0, correction=0).clamp_min(1e-6))
