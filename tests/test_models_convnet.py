@@ -184,7 +184,9 @@ def test_gradients_reach_every_weight_and_agree_with_inference(table, name):
     for part in (encoder, decoder):
         for key, parameter in part.named_parameters():
             assert parameter.grad is not None, key
-            assert parameter.grad.abs().sum() > 0, key
+            # a norm over time takes away the mean of an only channel, and with it what its bias adds
+            if parameter.numel() > 1 or name != "seanet_time":
+                assert parameter.grad.abs().sum() > 0, key
         part.zero_grad()
     with torch.no_grad():
         torch.testing.assert_close(encoder(audio), latent.detach(), rtol=1e-4, atol=1e-5)
