@@ -89,6 +89,7 @@ inline void enter() {
   for (;;) {
     body();
     current->done = true;
+    ++events;
     yield();
   }
 }
@@ -151,12 +152,14 @@ void launch(unsigned cluster_size, dim3 all_blocks, unsigned threads, size_t byt
       }
       for (bool left = true; left;) {
         left = false;
+        const uint64_t begun = events;
         for (const auto& warp : warps)
           for (uint64_t before = ~events; before != events;) {
             before = events;
             for (Fiber* fiber : warp)
               if (!fiber->done) resume(fiber), left = true;
           }
+        if (left && begun == events) std::abort();  // everybody waits for somebody
       }
       for (unsigned i = 0; i < cluster_size; ++i)
         for (const unsigned char& byte : blocks[i].memory)

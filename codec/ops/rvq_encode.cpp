@@ -2,9 +2,10 @@
 //
 // A score is x.c - |c|^2 / 2 = (|x|^2 - |x - c|^2) / 2: the nearest code vector has the highest. Rows are lanes: a block
 // of rows is transposed once, and a tile of C code vectors is read as it lies in memory, each element broadcast to all
-// rows. Of a tile only the highest score counts; a row keeps its best tile and the score of its second best. The exact
-// distances of the C codes in the best tile give an exact score: where no other tile can reach it, all is settled.
-// For the few other rows a second scan settles every tile that can. Nothing of size rows * codes is ever stored.
+// rows. Of a tile only the highest score counts; a row keeps its two best tiles and the score of the third best. The exact
+// distance of the nearest code in the best tile gives an exact score: where no other tile can reach it, all is settled,
+// and where the second can, its codes are settled too. For the few rows where the third can as well, a second scan settles
+// every tile that can. Nothing of size rows * codes is ever stored.
 //
 // Scores are bounds from above, so that "can reach" is proven. u = 2^-24; |.| is the Euclidean norm.
 //   float32: computed <= exact + E and exact <= computed + E with E = (D + 6) u (|x||c| + |c|^2 / 2), for D fused
@@ -62,6 +63,10 @@ typedef int32_t VecInt __attribute__((vector_size(4 * W)));
 typedef float Float8 __attribute__((vector_size(32)));
 typedef uint32_t Bits8 __attribute__((vector_size(32)));
 typedef double Double8 __attribute__((vector_size(64)));
+typedef float Float4 __attribute__((vector_size(16)));
+typedef float Float2 __attribute__((vector_size(8)));
+typedef double Double4 __attribute__((vector_size(32)));
+typedef double Double2 __attribute__((vector_size(16)));
 
 template <class T>
 inline T load(const void* from) {
@@ -91,7 +96,19 @@ inline uint32_t bits(VecInt mask) {
 #endif
 }
 
-inline double sum8(Double8 s) { return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7])); }
+// ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
+template <class Eight, class Four, class Two>
+inline auto add_up(Eight s) {
+  Four four[2];
+  std::memcpy(four, &s, sizeof s);
+  four[0] += four[1];
+  Two two[2];
+  std::memcpy(two, four, sizeof two);
+  two[0] += two[1];
+  return two[0][0] + two[0][1];
+}
+inline double sum8(Double8 s) { return add_up<Double8, Double4, Double2>(s); }
+inline float sum8(Float8 s) { return add_up<Float8, Float4, Float2>(s); }
 
 double squared_distance(const float* x, const float* c, int64_t dim) {  // the order of reference.py
   Double8 sum = {};
@@ -104,27 +121,46 @@ double squared_distance(const float* x, const float* c, int64_t dim) {  // the o
 }
 
 double squared_norm(const float* x, int64_t dim) {
-  Double8 sum = {};
-  for (int64_t j = 0; j < dim; j += 8) {
-    const Double8 d = __builtin_convertvector(load8(x + j, dim - j), Double8);
-    sum += d * d;
+  Double8 even = {}, odd = {};
+  int64_t j = 0;
+  for (; j + 16 <= dim; j += 16) {
+    const Double8 a = __builtin_convertvector(load<Float8>(x + j), Double8);
+    const Double8 b = __builtin_convertvector(load<Float8>(x + j + 8), Double8);
+    even += a * a, odd += b * b;
   }
-  return sum8(sum);
+  for (; j < dim; j += 8) {
+    const Double8 a = __builtin_convertvector(load8(x + j, dim - j), Double8);
+    even += a * a;
+  }
+  return sum8(even + odd);
 }
 
 #if defined(__AVX512BF16__)
-// Rounds to bfloat16; returns the squared norm of the rounding errors. Writes up to a multiple of eight.
-double round_to_half(const float* x, int64_t dim, uint16_t* half) {
-  Double8 sum = {};
-  for (int64_t j = 0; j < dim; j += 8) {
-    const Float8 value = load8(x + j, dim - j);
-    const __m128i high = (__m128i)_mm256_cvtneps_pbh((__m256)value);
-    const Float8 widened = (Float8)_mm256_slli_epi32(_mm256_cvtepu16_epi32(high), 16);
-    store(half + j, high);
-    const Double8 low = __builtin_convertvector(value - widened, Double8);
+// Squared norm of what rounding to bfloat16 loses, where its float32 elements may leave their range.
+double lost_in_half(const float* x, int64_t dim, const uint16_t* half) {
+  double sum = 0;
+  for (int64_t j = 0; j < dim; ++j) {
+    const uint32_t bits = (uint32_t)half[j] << 16;
+    const double low = (double)x[j] - load<float>(&bits);
     sum += low * low;
   }
-  return sum8(sum);
+  return sum;
+}
+
+// Rounds to bfloat16; returns the squared norm of the rounding errors, or a little more. Writes up to a multiple of
+// sixteen.
+double round_to_half(const float* x, int64_t dim, uint16_t* half) {
+  __m512 squares = _mm512_setzero_ps();
+  for (int64_t j = 0; j < dim; j += 16) {
+    const __m512 value = _mm512_maskz_loadu_ps(dim - j < 16 ? (1u << (dim - j)) - 1 : 0xffff, x + j);
+    const __m256i high = (__m256i)_mm512_cvtneps_pbh(value);
+    store(half + j, high);
+    const __m512 low = _mm512_sub_ps(value, (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+    squares = _mm512_fmadd_ps(low, low, squares);
+  }
+  const float square = _mm512_reduce_add_ps(squares);
+  if (square > 0x1p-100f && square < 0x1p100f) return square * (1 + (dim + 32) * 0x1p-24);
+  return lost_in_half(x, dim, half);
 }
 #else
 double round_to_half(const float*, int64_t, uint16_t*) { return 0; }  // never called
@@ -225,8 +261,8 @@ class Worker {
   const int64_t dim, chunk;
   const float* book = nullptr;
   int64_t rows = 0, live = 1, keep = 1;
-  std::vector<float> residual, next_residual, staged, transposed, half_norms, best, second, least;
-  std::vector<int32_t> where, history, next_history;
+  std::vector<float> residual, next_residual, staged, transposed, half_norms, best, second, third, least;
+  std::vector<int32_t> where, where_second, history, next_history;
   std::vector<uint16_t> code_halves;
   std::vector<double> squared, slack;  // |x|^2 and error bound of each lane
   std::vector<Path> paths;
@@ -256,9 +292,11 @@ class Worker {
       std::copy_n(&history[row * live * p.stages], p.stages, codes + row * p.stages);
   }
 
+  int64_t row_of(int64_t lane) const { return live == 1 ? lane : lane / live; }  // divisions take their time
+
   // Exact distances of the codes [first, last) to a lane, into the list of its row.
   void settle(int64_t lane, int64_t first, int64_t last) {
-    const int64_t row = lane / live, offset = (lane - row * live) * p.size;
+    const int64_t row = row_of(lane), offset = (lane - row * live) * p.size;
     Path* const list = &paths[row * keep];
     for (int64_t v = first; v < last; ++v) {
       const double distance = squared_distance(&residual[lane * dim], book + v * dim, dim);
@@ -270,35 +308,42 @@ class Worker {
     }
   }
 
-  // The few rows of a streaming frame: all distances in float32, whose rounding errors are relative, being sums of
-  // squares; then exactly those that can be the smallest.
-  void direct(int64_t row) {
+  // Settles those of up to 64 codes that can be the nearest to a row; without a beam. Distances in float32 tell, whose
+  // rounding errors are relative, being sums of squares; `smallest` is the smallest one so far.
+  void settle_nearest(int64_t row, int64_t first, int64_t last, float& smallest) {
     const float* const x = &residual[row * dim];
-    const double factor = 1 + 2.1 * (dim + 6) * 0x1p-24;
-    double smallest = INF;
-    float distances[512];
-    for (int64_t first = 0; first < p.size; first += 512) {
-      const int64_t last = std::min<int64_t>(first + 512, p.size);
-      for (int64_t v = first; v < last; ++v) {
-        const float* const c = book + v * dim;
-        Float8 sum = {};
-        for (int64_t j = 0; j < dim; j += 8) {
-          const Float8 d = load8(x + j, dim - j) - load8(c + j, dim - j);
-          sum += d * d;
-        }
-        const float distance = ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
-        distances[v - first] = distance;
-        if (distance < smallest) smallest = distance;
+    float distances[64];
+    for (int64_t v = first; v < last; ++v) {
+      const float* const c = book + v * dim;
+      Float8 sum = {};
+      for (int64_t j = 0; j < dim; j += 8) {
+        const Float8 d = load8(x + j, dim - j) - load8(c + j, dim - j);
+        sum += d * d;
       }
-      const double limit = smallest * factor + dim * 0x1p-125;
-      for (int64_t v = first; v < last; ++v)
-        if (!(distances[v - first] > limit)) settle(row, v, v + 1);
+      const float distance = sum8(sum);
+      distances[v - first] = distance;
+      smallest = distance < smallest ? distance : smallest;
     }
+    const double limit = smallest * (1 + 2.1 * (dim + 6) * 0x1p-24) + dim * 0x1p-125;
+    uint64_t near = 0;
+    for (int64_t i = 0; i < last - first; ++i) near |= (uint64_t)!(distances[i] > limit) << i;
+    for (; near; near &= near - 1) settle(row, first + __builtin_ctzll(near), first + __builtin_ctzll(near) + 1);
+  }
+
+  void settle_tile(int64_t row, int64_t tile) {
+    float smallest = INF;
+    settle_nearest(row, tile, std::min<int64_t>(tile + C, p.size), smallest);
+  }
+
+  // The few rows of a streaming frame.
+  void direct(int64_t row) {
+    float smallest = INF;
+    for (int64_t v = 0; v < p.size; v += 64) settle_nearest(row, v, std::min(v + 64, p.size), smallest);
   }
 
   // The score that a code needs to enter the list of its row.
   double needed(int64_t lane) const {
-    const int64_t row = lane / live;
+    const int64_t row = row_of(lane);
     const double score = (squared[lane] - paths[row * keep + keep - 1].error) / 2 - slack[lane];
     return length[row] == keep && score == score ? score : -INF;
   }
@@ -315,24 +360,37 @@ class Worker {
     collect<HALF>();
   }
 
-  // First scan: the best tile of each row is settled; rows where another tile may hold the nearest code stay pending.
+  // First scan: the best tile of each row is settled, and the second if it may hold the nearest code; rows where a third
+  // one may as well stay pending. Float32 scores say more, and there the second tile counts as the third.
   template <bool HALF>
   void seed() {
     const int64_t padded = pending.size() + W;
-    best.assign(padded, -INF), second.assign(padded, -INF), where.assign(padded, 0);
+    best.assign(padded, -INF), third.assign(padded, -INF), where.assign(padded, 0);
+    if (HALF) second.assign(padded, -INF), where_second.assign(padded, 0);
     scan_all<HALF>([&](int64_t at, int64_t tile, Vec top, const Vec(&)[C]) {
-      const Vec old = load<Vec>(&best[at]), runner_up = load<Vec>(&second[at]);
-      const VecInt better = top > old, tiles = VecInt{} + (int32_t)tile;
-      store(&where[at], better ? tiles : load<VecInt>(&where[at]));
+      const Vec old = load<Vec>(&best[at]);
+      const VecInt better = top > old, tiles = VecInt{} + (int32_t)tile, old_tiles = load<VecInt>(&where[at]);
+      store(&where[at], better ? tiles : old_tiles);
       store(&best[at], better ? top : old);
-      const Vec lesser = better ? old : top;
-      store(&second[at], lesser > runner_up ? lesser : runner_up);
+      Vec rest = better ? old : top;
+      if (HALF) {
+        const Vec old_second = load<Vec>(&second[at]);
+        const VecInt higher = rest > old_second, rest_tiles = better ? old_tiles : tiles;
+        store(&where_second[at], higher ? rest_tiles : load<VecInt>(&where_second[at]));
+        store(&second[at], higher ? rest : old_second);
+        rest = higher ? old_second : rest;
+      }
+      const Vec old_third = load<Vec>(&third[at]);
+      store(&third[at], rest > old_third ? rest : old_third);
     });
     size_t left = 0;
     for (int64_t row = 0; row < rows; ++row) {
-      settle(row, where[row], std::min<int64_t>(where[row] + C, p.size));
+      const char* const ahead = (const char*)(book + where[row + 2] * dim);  // of padded rows too
+      for (int64_t byte = 0; byte < C * dim * 4; byte += 64) __builtin_prefetch(ahead + byte);
+      settle_tile(row, where[row]);
       slack[row] = bound<HALF>(squared[row]);
-      if (!(needed(row) > second[row])) pending[left++] = row;
+      if (HALF && !(needed(row) > second[row])) settle_tile(row, where_second[row]);
+      if (!(needed(row) > third[row])) pending[left++] = row;
     }
     pending.resize(left);
   }
@@ -405,7 +463,7 @@ class Worker {
     if (prepared == codes) return;
     prepared = codes;
     half_norms.resize(count);
-    if (HALF) code_halves.resize(2 * count * words + 8);
+    if (HALF) code_halves.resize(2 * count * words + 16);
     for (int64_t v = 0; v < count; ++v) {
       const double square = squared_norm(codes + v * dim, dim), norm = std::sqrt(square);
       const bool finite = std::isfinite(square);
@@ -451,17 +509,24 @@ class Worker {
 
   // The best paths become the rows' paths, with their residuals.
   void advance(int64_t stage) {
+    if (p.beam == 1) {
+      for (int64_t row = 0; row < rows; ++row) {
+        const int64_t code = paths[row].index;
+        for (int64_t j = 0; j < dim; ++j) residual[row * dim + j] -= book[code * dim + j];
+        history[row * p.stages + stage] = (int32_t)code;
+      }
+      return;
+    }
     const int64_t lanes = rows * keep;
-    if (p.beam > 1) next_residual.resize(lanes * dim), next_history.resize(lanes * p.stages);
+    next_residual.resize(lanes * dim), next_history.resize(lanes * p.stages);
     for (int64_t lane = 0; lane < lanes; ++lane) {
       const int64_t parent = lane / keep * live + paths[lane].index / p.size, code = paths[lane].index % p.size;
       const float *from = &residual[parent * dim], *c = book + code * dim;
-      float* const to = p.beam > 1 ? &next_residual[lane * dim] : &residual[lane * dim];
-      for (int64_t j = 0; j < dim; ++j) to[j] = from[j] - c[j];
-      if (p.beam > 1) std::copy_n(&history[parent * p.stages], stage, &next_history[lane * p.stages]);
-      (p.beam > 1 ? next_history : history)[lane * p.stages + stage] = (int32_t)code;
+      for (int64_t j = 0; j < dim; ++j) next_residual[lane * dim + j] = from[j] - c[j];
+      std::copy_n(&history[parent * p.stages], stage, &next_history[lane * p.stages]);
+      next_history[lane * p.stages + stage] = (int32_t)code;
     }
-    if (p.beam > 1) residual.swap(next_residual), history.swap(next_history);
+    residual.swap(next_residual), history.swap(next_history);
     live = keep;
   }
 
