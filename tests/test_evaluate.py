@@ -371,11 +371,13 @@ def test_the_report_opens_in_a_browser(tmp_path: Path, model: str, speech: np.nd
 def test_command_line(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)  # no peer program is installed
     clip = str(DATA / "vctk_p276_48k.flac")
-    command = ["eval", "original", "opus:12", "--data", clip, "--out", str(tmp_path / "o")]
+    command = ["eval", "original", "opus:12", "--data", clip, "--out", str(tmp_path / "o"), "--memory"]
     done = CliRunner().invoke(app, [*command, "--metrics", "si_sdr", "--seconds", "1", "--jobs", "1"])
     assert done.exit_code == 0, done.output
     assert "opus:12 is not scored: the program opusenc and opusdec is not installed" in done.output
-    assert list(json.loads((tmp_path / "o" / "summary.json").read_text())) == ["original"]
+    summary = json.loads((tmp_path / "o" / "summary.json").read_text())
+    assert list(summary) == ["original"]
+    assert 50 < summary["original"]["peak_mb"]["mean"] < 5000
     empty = tmp_path / "empty"
     empty.mkdir()
     done = CliRunner().invoke(app, ["eval", "original", "--data", str(empty), "--out", str(tmp_path / "p")])

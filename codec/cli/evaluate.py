@@ -50,6 +50,9 @@ def evaluate(
     gates: Annotated[
         bool, typer.Option(help="Refuse systems that shift, scale or cut the sound; else score and warn.")
     ] = True,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Measure peak memory in new processes too.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Start anew; otherwise go on.")] = False,
 ) -> None:
     """Measure codecs on the same clips, with real rates, intervals and a report."""
@@ -76,6 +79,7 @@ def evaluate(
             jobs=jobs,
             fresh=force,
             gates=gates,
+            memory=memory,
             progress=progress,
         )
     _show(result)
@@ -108,7 +112,11 @@ def _show(result: Result) -> None:
     from codec.evaluate.summary import exclusions, failures
     from codec.metrics import METRICS
 
-    columns = [name for name in ("kbps", *METRICS) if any(name in entry for entry in result.table.values())]
+    columns = [
+        name
+        for name in ("kbps", "peak_mb", *METRICS)
+        if any(name in entry for entry in result.table.values())
+    ]
     shown = Table("system", box=None, header_style="bold")
     for name in columns:
         shown.add_column(name, justify="right")

@@ -22,6 +22,7 @@ from codec.evaluate.channel import Channel
 from codec.evaluate.clips import Clip
 from codec.evaluate.damage import Damaged, describe
 from codec.evaluate.gates import Calibration
+from codec.evaluate.memory import peak_memory
 from codec.evaluate.parse import parse, takes_channel
 from codec.evaluate.plots import plot
 from codec.evaluate.report import write_report
@@ -70,6 +71,7 @@ def evaluate(
     jobs: int | None = None,
     fresh: bool = False,
     gates: bool = True,
+    memory: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Score systems on clips; write `summary.json`, `clips.csv`, `details.json`, `summary.md`, `report.html`, `plots`.
@@ -88,6 +90,7 @@ def evaluate(
         jobs: processes; by default one for each core; 1 works in this process.
         fresh: do everything again.
         gates: refuse systems that fail a gate; else they are scored with a warning.
+        memory: measure the peak memory of every system in a new process too.
         progress: called with the number of finished tasks, of all tasks, and the last one's name.
 
     Raises:
@@ -161,6 +164,11 @@ def evaluate(
     }
     refused = {name: why for name, why in told.items() if name not in scored}
     result = _collect(rows, store, families, damaged, refused, missing, skipped)
+    if memory:
+        for spec in dict.fromkeys(systems):
+            name = parse(spec).spec
+            if name in result.table and (peak := peak_memory(spec, clips, rate, seconds)) is not None:
+                result.table[name]["peak_mb"] = {"mean": peak, "interval": [peak, peak], "count": 1}
     failed = {name: why for name, why in told.items() if why and name in scored}
     result.warnings += [f"{name} fails a gate: {'; '.join(why)}" for name, why in failed.items()]
     result.details |= {

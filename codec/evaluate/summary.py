@@ -27,6 +27,7 @@ RATES = {
     "rtf_encode": ("encoding, times faster than real time", "x", True),
     "rtf_decode": ("decoding, times faster than real time", "x", True),
     "stability": ("tokens that survive decoding and encoding again", "", True),
+    "peak_mb": ("peak memory of a new process that codes one clip", "MB", False),
     "token_rate": ("tokens per second", "1/s", False),
 }
 UNCODED = "the clip could not be coded"

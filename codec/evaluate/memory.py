@@ -1,0 +1,39 @@
+"""How much memory a system takes, measured in a process that does nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from codec.errors import CodecError
+from codec.evaluate.clips import Clip
+from codec.evaluate.parse import parse
+from codec.evaluate.score import start_worker
+from codec.evaluate.system import Program
+
+
+def peak_memory(spec: str, clips: Sequence[Clip], rate: int, seconds: float | None) -> float | None:
+    """Megabytes (10^6) resident at most while the first clip that works is coded; None for programs of others.
+
+    A model pays for Python and torch, as it does in use.
+    """
+    if isinstance(parse(spec), Program):
+        return None
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=start_worker) as process:
+        for clip in clips:
+            try:
+                return process.submit(_code, spec, clip, rate, seconds).result()
+            except CodecError:
+                continue
+    return None
+
+
+def _code(spec: str, clip: Clip, rate: int, seconds: float | None) -> float:
+    parse(spec).code(clip.load(rate, seconds), rate)
+    # not getrusage: its maximum is inherited from the process that started this one
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 / 1e6 if found else float("nan")
