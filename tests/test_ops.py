@@ -1,12 +1,14 @@
 """The operator: its compiled search against the specification, its contract with torch, and bad input."""
 
 import ctypes
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from codec import ops
+from codec import api, audio, ops
+from codec.bench import rvq as bench
 from codec.ops import cpu, kernel, plain, reference
 
 
@@ -82,6 +84,17 @@ def test_chosen_distance_is_the_smallest_in_float64(library: ctypes.CDLL) -> Non
         chosen = distance.gather(1, codes[:, k : k + 1])[:, 0]
         assert bool((chosen <= distance.amin(1) * (1 + 2**-40)).all())
         residual = residual - book[codes[:, k]]
+
+
+def test_no_choice_is_worse_than_the_nearest_for_latents_of_the_default_model(library: ctypes.CDLL) -> None:
+    model = api.load("default")
+    sound, rate = audio.read(Path(__file__).parent / "data" / "speech.flac")
+    samples = torch.from_numpy(audio.to_model(sound, rate, model.sample_rate, model.channels)[0])
+    with torch.inference_mode():
+        x = model.encoder(samples[..., : samples.shape[-1] // model.hop * model.hop])[0].t().contiguous()
+        books = model.quantizer._stack(len(model.quantizer.codebook_sizes))[0].contiguous()
+        assert len(x) > 400
+        assert bench.mistakes(x, books, compiled(library, x, books)) == 0
 
 
 def test_beam_finds_what_greedy_misses() -> None:

@@ -309,6 +309,19 @@ def mistakes(x: Tensor, books: Tensor, codes: Tensor, beam: int = 1) -> int:
     return wrong
 
 
+def check(count: int, shape: Shape, device: str = "cpu") -> int:
+    """Wrong choices of the operator for so many random vectors, as many at a time as ``shape`` has rows."""
+    if device == "cpu":
+        kernel.prepare()
+    wrong = 0
+    _, books = problem(shape, device)
+    for seed in range(-(-count // shape.rows)):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(min(shape.rows, count - seed * shape.rows), shape.dim, generator=generator).to(device)
+        wrong += mistakes(x, books, ops.rvq_encode(x, books))
+    return wrong
+
+
 def peak(device: str) -> float:
     """Floating point operations per second of a large matrix product: bfloat16 on a GPU, float32 on the CPU."""
     side, dtype = (8192, torch.bfloat16) if device == "cuda" else (1536, torch.float32)
@@ -425,8 +438,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="time torch.compile too")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--check", type=int, metavar="N", help="time nothing; wrong choices for N vectors, M at a time"
+    )
     given = parser.parse_args(arguments)
     try:
+        if given.check:
+            device = "cuda" if given.device == "cuda" else "cpu"
+            for shape in map(Shape.parse, given.shapes):
+                print(
+                    f"{device}: {shape}: {check(given.check, shape, device)} wrong of {given.check} vectors",
+                    flush=True,
+                )
+            return 0
         show(
             run(
                 given.device, given.shapes, threads=given.threads, rounds=given.rounds, compiled=given.compile
