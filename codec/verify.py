@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor
 from codec.long import decode_pieces, encode_pieces
 from codec.models.codec import Codec
 from codec.nn.receptive import receptive_field
+from codec.ops.threads import threads
 from codec.stream import StreamDecoder, StreamEncoder
 
 
@@ -126,7 +125,7 @@ def _batches(
 def _threads(codec: Codec, audio: Tensor, codes: Tensor, restored: Tensor) -> Check:
     check = Check("on other numbers of threads")
     for count in (1, 2, 3):
-        with _thread_count(count):
+        with threads(count):
             check.compare((codec.encode(audio), codes), (codec.decode(codes), restored))
     return check
 
@@ -169,13 +168,3 @@ def _sizes(total: int, unit: int, choose: torch.Generator) -> list[int]:
 
 def _draw(low: int, high: int, count: int, choose: torch.Generator) -> list[int]:
     return torch.randint(low, high, (count,), generator=choose).tolist()
-
-
-@contextmanager
-def _thread_count(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

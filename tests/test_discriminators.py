@@ -354,3 +354,23 @@ def test_initial_weights_survive_the_norm() -> None:
     torch.manual_seed(0)
     disc = MultiPeriodDiscriminator((2,), width=32)
     torch.testing.assert_close(disc.stacks[0].layers.convs[0].weight, plain.weight)
+
+
+def test_a_start_sets_the_scale_of_every_layer(kind: str) -> None:
+    """Soft sound reaches the logits: before the start they are nearly the biases."""
+    network = Discriminators({"one": NARROW[kind]()})
+    sound = 0.01 * torch.randn(4, 1, 4000)
+    network.start(sound)
+    convs = [part for part in network.modules() if isinstance(part, nn.Conv1d | nn.Conv2d)]
+    seen: list[Tensor] = []
+    hooks = [conv.register_forward_hook(lambda conv, x, y: seen.append(y.clone())) for conv in convs]
+    network(sound)
+    for hook in hooks:
+        hook.remove()
+    spectral = [conv for conv in convs if "SpectralNorm" in str(conv)]
+    for conv, y in zip(convs, seen, strict=True):
+        if conv in spectral:
+            continue  # its norm sets the scale
+        channels = y.transpose(0, 1).flatten(1)
+        torch.testing.assert_close(channels.mean(1), torch.zeros(len(channels)), atol=1e-3, rtol=0)
+        torch.testing.assert_close(channels.square().mean(1), torch.ones(len(channels)), atol=1e-2, rtol=0)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from codec.build import make as build_part
 from codec.errors import ConfigError
 from codec.quantizers import LOSS_WEIGHTS, QUANTIZERS, RVQ, Quantizer
 from codec.quantizers.codebook import OPTIONS
@@ -467,3 +468,44 @@ def test_every_configuration_builds() -> None:
             quantizer = build("quantizer", config, dim=64)
             assert quantizer.dim == 64
             assert quantizer(torch.randn(2, 64, 40)).quantized.shape == (2, 64, 40)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"name": "rvq", "num_codebooks": 2, "codebook_size": 64, "table": "factorized"},
+        {"name": "split_rvq", "num_codebooks": 4, "codebook_size": 64, "width": 64},
+        {"name": "fsq", "levels": [8, 5, 5, 5], "num_codebooks": 1},
+        {"name": "residual_fsq", "levels": [8, 5, 5], "stages": 2},
+        {"name": "lfq", "bits": 10, "num_codebooks": 1},
+        {"name": "turboquant"},
+    ],
+    ids=lambda config: config["name"],
+)
+def test_a_frame_is_the_same_bits_alone_as_in_company(config: dict) -> None:
+    """Projections before and behind the books: matrix products sum in another order for few rows."""
+    quantizer = build_part("quantizer", config, dim=300).eval()
+    z = torch.randn(1, 300, 160)
+    with torch.inference_mode():
+        codes = quantizer.encode(z)
+        decoded = quantizer.decode(codes)
+        for count in (1, 3, 17):
+            pieces = z.split(count, dim=2)
+            assert torch.equal(torch.cat([quantizer.encode(piece) for piece in pieces], 2), codes)
+            parts = [quantizer.decode(piece) for piece in codes.split(count, dim=2)]
+            assert torch.equal(torch.cat(parts, 2), decoded)
+
+
+def test_books_too_large_for_the_operator_are_searched_exactly() -> None:
+    from codec.quantizers.codebook import assign
+
+    codes = torch.randn(150_000, 4)
+    codes[140_000] = codes[7]  # equals: the lowest wins
+    x = torch.cat([torch.randn(50, 4), codes[[140_000, 149_999]]])
+    distances = torch.cdist(x.double(), codes.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    expected = distances.argmin(1)
+    assert expected[50] == 7
+    assert (expected[:50] >= 65_536).any()
+    found = assign.nearest(x, codes)
+    assert torch.equal(found, expected)
+    assert torch.equal(torch.cat([assign.nearest(row, codes) for row in x.split(1)]), found)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from codec.quantizers import VQ
 from codec.quantizers.codebook.assign import nearest
+from codec.quantizers.codebook.revive import Threshold
 
 D, V = 8, 1024
 SHAPE = torch.Generator().manual_seed(0)
@@ -94,3 +95,16 @@ def test_latents_that_leave_the_codes_of_a_large_start_are_followed(learn: str) 
     distinct = [quantizer(mixture(128) + 20.0).codes.unique().numel() for _ in range(60)]
     assert max(distinct[:3]) < 40, "the codes are where the latents were"
     assert min(distinct[-3:]) > 60
+
+
+def test_no_two_codes_move_to_one_vector() -> None:
+    """With fewer vectors than dead codes the second of two equal codes would never be chosen."""
+    codes, x = torch.randn(V, D), torch.randn(5, D)
+    counts = torch.zeros(V)
+    counts[0] = 10.0
+    moved_to, moved, new_counts = Threshold().propose(codes, counts, x)
+    assert int(moved.sum()) == 5
+    assert not moved[0]
+    assert len(moved_to[moved].unique(dim=0)) == 5
+    assert torch.equal(moved_to[~moved], codes[~moved])
+    assert torch.equal(new_counts[~moved], counts[~moved])

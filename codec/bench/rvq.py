@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from codec import ops
+from codec.bench.memory import resident
 from codec.errors import ConfigError
 from codec.ops import kernel, plain, reference
 
@@ -364,16 +365,11 @@ def _first(search: Search, device: str) -> tuple[Tensor, int | None]:
     try:
         ctypes.CDLL(None).malloc_trim(0)  # what others have freed would hide what this one takes
         Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far; Linux only
-        before = _resident("VmRSS")
+        before = resident("VmRSS")
         codes = search()
-        return codes, _resident("VmHWM") - before
+        return codes, resident("VmHWM") - before
     except (OSError, AttributeError):
         return search(), None
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def table(figures: Iterable[Figure]) -> Iterator[str]:

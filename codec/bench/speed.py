@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,13 +15,15 @@ import torch
 from torch import Tensor
 
 from codec import api, audio
+from codec.errors import CodecError
 from codec.models.codec import Codec
+from codec.ops.threads import threads
 from codec.stream import StreamDecoder, StreamEncoder
 
 REPEATS = 3
 # the whole way of a user, in a fresh interpreter that tells what it took at most
 _START = """
-import io, re, sys, time
+import io, sys, time
 began = time.perf_counter()
 from codec import api
 codec = api.load(sys.argv[1])
@@ -31,9 +32,12 @@ tokens, sound = io.BytesIO(), io.BytesIO()
 api.encode_file(sys.argv[2], tokens, codec)
 tokens.seek(0)
 api.decode_file(tokens, sound, codec, format="wav")
+print(loaded, time.perf_counter() - began)
+"""
 # not getrusage: its maximum is inherited from the process that started this one
-peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]
-print(loaded, time.perf_counter() - began, int(peak) * 1024 / 1e6)
+_PEAK = """
+import re
+print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024 / 1e6)
 """
 
 
@@ -58,7 +62,7 @@ def measure(
     model: str,
     clip: str,
     *,
-    threads: Sequence[int] = (1, 2),
+    thread_counts: Sequence[int] = (1, 2),
     batches: Sequence[int] = (1, 4),
     seconds: float = 5.0,
 ) -> Iterator[Figure]:
@@ -67,7 +71,7 @@ def measure(
     Args:
         model: name or path.
         clip: sound file that is coded; music or speech does not matter, its length does.
-        threads: numbers of threads to try.
+        thread_counts: numbers of threads to try.
         batches: numbers of equal clips at once.
         seconds: of the clip.
 
@@ -76,12 +80,9 @@ def measure(
         AudioError: the clip cannot be read.
     """
     codec = api.load(model)
-    samples, rate = audio.read(clip)
-    signal = torch.from_numpy(audio.to_model(samples, rate, codec.sample_rate, codec.channels)[0])
-    wanted = round(seconds * codec.sample_rate)
-    signal = signal.repeat(1, 1, -(-wanted // signal.shape[-1]))[..., :wanted]
-    for number in threads:
-        with _threads(number), torch.inference_mode():
+    signal = clip_of(codec, clip, seconds)
+    for number in thread_counts:
+        with threads(number), torch.inference_mode():
             for batch in batches:
                 many = signal.expand(batch, -1, -1).contiguous()
                 setting = f"{number} threads, batch {batch}"
@@ -89,18 +90,40 @@ def measure(
                 yield Figure("encode", setting, batch * seconds / _best(partial(codec.encode, many)), "x")
                 yield Figure("decode", setting, batch * seconds / _best(partial(codec.decode, codes)), "x")
     if codec.causal:
-        with _threads(1), torch.inference_mode():
+        with threads(1), torch.inference_mode():
             yield from _streaming(codec, signal)
-    with _threads(max(threads)):
+    with threads(max(thread_counts)):
         yield _training_step(codec, signal)
     path = os.fspath(api.find(model))
-    done = subprocess.run(
-        [sys.executable, "-c", _START, path, clip], capture_output=True, text=True, check=True
-    )
-    loaded, whole, memory = map(float, done.stdout.split())
+    loaded, whole, memory = fresh(_START, path, clip)
     yield Figure("start-up: import and load", "new process", loaded, "s")
     yield Figure("start-up, encode and decode the clip", "new process", whole, "s")
     yield Figure("peak memory of that", "new process", memory, "MB")
+
+
+def clip_of(codec: Codec, clip: str, seconds: float) -> Tensor:
+    """So many seconds `(1, C, N)` of a sound file at the codec's rate; a shorter one is repeated.
+
+    Raises:
+        AudioError: it cannot be read.
+    """
+    samples, rate = audio.read(clip)
+    signal = torch.from_numpy(audio.to_model(samples, rate, codec.sample_rate, codec.channels)[0])
+    wanted = round(seconds * codec.sample_rate)
+    return signal.repeat(1, 1, -(-wanted // signal.shape[-1]))[..., :wanted]
+
+
+def fresh(script: str, *arguments: str) -> list[float]:
+    """What a script prints, run in a new interpreter, and after that the MB that were resident at most.
+
+    Raises:
+        CodecError: it failed; its last words are told.
+    """
+    command = [sys.executable, "-W", "ignore", "-c", script + _PEAK, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CodecError(f"a process that was to be measured failed: {done.stderr.strip().splitlines()[-1]}")
+    return [float(word) for word in done.stdout.split()]
 
 
 def _streaming(codec: Codec, signal: Tensor) -> Iterator[Figure]:
@@ -146,13 +169,3 @@ def _best(work: Callable[[], object]) -> float:
         work()
         spent.append(time.perf_counter() - started)
     return min(spent)
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

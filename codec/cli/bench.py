@@ -32,7 +32,9 @@ def speed(
     from codec.bench.speed import measure
     from codec.evaluate.run import machine
 
-    figures = measure(model, clip, threads=_numbers(threads), batches=_numbers(batches), seconds=seconds)
+    figures = measure(
+        model, clip, thread_counts=_numbers(threads), batches=_numbers(batches), seconds=seconds
+    )
     if as_json:
         found = [asdict(figure) for figure in figures]
         typer.echo(json.dumps({"machine": machine(), "model": model, "figures": found}, indent=2))
@@ -125,6 +127,69 @@ def rvq(
     from codec.bench.rvq import run, show
 
     show(run(device, shapes or (), threads=threads, rounds=rounds, compiled=compiled), as_json)
+
+
+@app.command("stream")
+def stream(
+    clip: Annotated[str, typer.Argument(help="Sound file to stream.")],
+    model: Annotated[str, typer.Option(help="Model name or weights file; a causal codec.")] = "default",
+    seconds: Annotated[
+        float, typer.Option(min=1.0, help="To stream: the first ten of the file, again and again.")
+    ] = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Latency of a stream frame by frame on one thread, its ratio to coding at once, and growth of memory."""
+    from dataclasses import asdict
+
+    from codec.bench.stream import measure
+    from codec.evaluate.run import machine
+
+    link = measure(model, clip, seconds=seconds)
+    if as_json:
+        typer.echo(json.dumps({"machine": machine(), "model": model, **asdict(link)}, indent=2))
+        return
+    typer.echo("; ".join(f"{key} {value}" for key, value in machine().items()))
+    typer.echo(f"{link.frames} frames of {link.frame_ms:g} ms, one thread")
+    for what, (median, late) in (
+        ("encode", link.encode_ms),
+        ("decode", link.decode_ms),
+        ("both", link.both_ms),
+    ):
+        typer.echo(f"{what:8} median {median:6.2f} ms   99th percentile {late:6.2f} ms")
+    typer.echo(f"{link.offline:.1f} times the time of coding ten seconds at once")
+    typer.echo(f"memory   {link.start_mb:.0f} MB, grew by {link.growth_mb:.1f} MB")
+
+
+@app.command("encodec")
+def encodec(
+    lengths: Annotated[str, typer.Option(help="Seconds, separated by commas.")] = "10,60",
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each; figures are medians.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """EnCodec 24 kHz with the same weights here and in the package `encodec`, in turn, one thread; and memory."""
+    from dataclasses import asdict
+
+    from codec.bench.encodec import Memory, compare
+    from codec.evaluate.run import machine
+
+    found = []
+    typer.echo("; ".join(f"{key} {value}" for key, value in machine().items()), err=as_json)
+    for figure in compare(_numbers(lengths), rounds=rounds):
+        found.append(asdict(figure))
+        if as_json:
+            continue
+        if isinstance(figure, Memory):
+            typer.echo(
+                f"{figure.seconds:g} s, memory: {figure.ours:.0f} MB here, {figure.theirs:.0f} MB there"
+            )
+        else:
+            typer.echo(
+                f"{figure.seconds:g} s, {figure.what}: {figure.ours:.2f} s here, {figure.theirs:.2f} s there, "
+                f"{figure.ratio:.2f} times faster ({min(figure.ratios):.2f} to {max(figure.ratios):.2f} in "
+                f"{len(figure.ratios)} rounds); the same: {figure.same:.2%}"
+            )
+    if as_json:
+        typer.echo(json.dumps({"machine": machine(), "figures": found}, indent=2))
 
 
 @app.command("train")

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
+from codec.nn.start import normalize_convolutions
+
 
 @dataclass(frozen=True, slots=True)
 class DiscriminatorOutput:
@@ -89,6 +91,14 @@ class Discriminators(Discriminator):
             logits += found.logits
             features += found.features
         return DiscriminatorOutput(logits, features)
+
+    def start(self, audio: Tensor) -> None:
+        """Before training: set the scale of every layer by real audio `(B, C, N)`, see `normalize_convolutions`.
+
+        With weights from random numbers alone the logits for soft speech are the biases, whether it is real or not, and
+        hundreds of steps pass before a discriminator tells one from the other.
+        """
+        normalize_convolutions(self, audio)
 
 
 class ConvLayers(nn.Module):

@@ -27,7 +27,9 @@ def normalize_convolutions(network: nn.Module, x: Tensor) -> None:
     hooks = [
         part.register_forward_hook(_normalize)
         for part in network.modules()
-        if isinstance(part, nn.Conv1d | nn.ConvTranspose1d) and not is_fixed(part)
+        if isinstance(part, nn.Conv1d | nn.ConvTranspose1d | nn.Conv2d)
+        and not is_fixed(part)
+        and not _is_spectral(part)
     ]
     try:
         network(x)
@@ -36,14 +38,20 @@ def normalize_convolutions(network: nn.Module, x: Tensor) -> None:
             hook.remove()
 
 
+def _is_spectral(conv: nn.Module) -> bool:
+    """Whether a spectral norm sets the scale."""
+    return any("SpectralNorm" in type(part).__name__ for part in conv.modules())
+
+
 def _normalize(conv: nn.Conv1d, inputs: Any, y: Tensor) -> Tensor:
-    """Set one convolution by its output `(B, C, N)`; the output that it would have now."""
+    """Set one convolution by its output `(B, C, ...)`; the output that it would have now."""
     values = y.transpose(0, 1).flatten(1).double()
     mean = values.mean(1) if conv.bias is not None else values.new_zeros(len(values))
     deviation = (values - mean[:, None]).square().mean(1).sqrt()
     # a channel that hears nothing stays as it is
     deviation = torch.where(deviation > 1e-8, deviation, 1.0)
-    shape = (-1, 1, 1) if isinstance(conv, nn.Conv1d) else (1, -1, 1)
+    shape = [1] * conv.weight.ndim
+    shape[1 if isinstance(conv, nn.ConvTranspose1d) else 0] = -1
     weight = conv.weight / deviation.float().view(shape)
     if parametrize.is_parametrized(conv):
         conv.weight = weight  # weight normalization takes it apart
@@ -51,4 +59,5 @@ def _normalize(conv: nn.Conv1d, inputs: Any, y: Tensor) -> Tensor:
         conv.weight.copy_(weight)
     if conv.bias is not None:
         conv.bias.copy_((conv.bias - mean) / deviation)
-    return ((y - mean[:, None]) / deviation[:, None]).to(y.dtype)
+    across = (-1, *[1] * (y.ndim - 2))
+    return ((y - mean.view(across)) / deviation.view(across)).to(y.dtype)

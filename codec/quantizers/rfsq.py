@@ -6,6 +6,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from codec.nn.linear import Linear
 from codec.quantizers.additive import Additive, split
 from codec.quantizers.base import Pass, Quantizer
 from codec.quantizers.codebook.book import Book
@@ -55,8 +56,8 @@ class ResidualFSQ(Quantizer):
         )
         self.dim, self.robust = dim, robust
         self.codebook_sizes, self.prefixes = self.inner.codebook_sizes, self.inner.prefixes
-        self.down: nn.Module = nn.Linear(dim, width) if width != dim else nn.Identity()
-        self.up: nn.Module = nn.Linear(width, dim) if width != dim else nn.Identity()
+        self.down: nn.Module = Linear(dim, width) if width != dim else nn.Identity()
+        self.up: nn.Module = Linear(width, dim) if width != dim else nn.Identity()
 
     def _lead_in(self, x: Tensor) -> Tensor:
         x = self.down(x)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.errors import ConfigError
+from codec.nn.linear import Linear
 from codec.quantizers.additive import split
 from codec.quantizers.base import Losses, Pass, Quantizer, check_prefixes, name_metrics
 from codec.quantizers.codebook.book import usage_perplexity
@@ -59,8 +60,8 @@ class Scalar(Quantizer):
                 f"a book of {max(self.codebook_sizes)} codes is too large (at most 2^32): use more books"
             )
         self.prefixes = check_prefixes(prefixes, num_codebooks)
-        self.down: nn.Module = nn.Linear(dim, self.width) if self.width != dim else nn.Identity()
-        self.up: nn.Module = nn.Linear(self.width, dim) if self.width != dim else nn.Identity()
+        self.down: nn.Module = Linear(dim, self.width) if self.width != dim else nn.Identity()
+        self.up: nn.Module = Linear(self.width, dim) if self.width != dim else nn.Identity()
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         steps = [prod(levels[low:i]) for low, high in self.spans for i in range(low, high)]
         self.register_buffer("radix", torch.tensor(steps), persistent=False)

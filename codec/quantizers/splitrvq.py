@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.errors import ConfigError
+from codec.nn.linear import Linear
 from codec.quantizers.base import Pass, Quantizer
 from codec.quantizers.codebook import Choices
 from codec.quantizers.rvq import RVQ
@@ -51,8 +52,8 @@ class SplitRVQ(Quantizer):
             raise ConfigError(f"the shortest prefix, {prefixes[0]}, must hold the {first} semantic books")
         width = width or dim
         self.dim, self.first, self.parallel = dim, first, parallel
-        self.down = nn.ModuleList(nn.Linear(dim, width, bias=False) for _ in range(2))
-        self.up = nn.ModuleList(nn.Linear(width, dim, bias=False) for _ in range(2))
+        self.down = nn.ModuleList(Linear(dim, width, bias=False) for _ in range(2))
+        self.up = nn.ModuleList(Linear(width, dim, bias=False) for _ in range(2))
         self.semantic_rvq = RVQ(width, first, codebook_size, prefixes=(first,), **choices)
         acoustic = [p - first for p in prefixes if p > first]
         self.acoustic_rvq = RVQ(width, rest, codebook_size, prefixes=acoustic, dropout=dropout, **choices)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from codec.errors import ConfigError
+from codec.nn.linear import linear
 from codec.quantizers.base import Losses, Pass, Quantizer, check_prefixes, name_metrics
 from codec.quantizers.codebook.book import usage_perplexity
 from codec.quantizers.codebook.bridge import straight_through
@@ -83,13 +84,13 @@ class TurboQuant(Quantizer):
     def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
         length = x.norm(dim=1, keepdim=True).clamp_min(2.0**-20)
         step = ((length.log2() + _OCTAVES / 2) * (_GAINS / _OCTAVES)).round().clamp(0, _GAINS - 1).long()
-        digits = torch.bucketize((x / length) @ self.rotation.t(), self.edges)
+        digits = torch.bucketize(linear(x / length, self.rotation), self.edges)
         return torch.cat([step, self.pack(digits, num - 1)], 1)
 
     def _embed(self, codes: Tensor) -> Tensor:
         length = torch.exp2(codes[:, :1] * (_OCTAVES / _GAINS) - _OCTAVES / 2)
         unit = self.levels[self.unpack(codes[:, 1:])]
-        return length * (F.pad(unit, (0, self.dim - unit.shape[1])) @ self.rotation)
+        return length * linear(F.pad(unit, (0, self.dim - unit.shape[1])), self.rotation, arrange=torch.t)
 
     def _forward(self, x: Tensor, num: int | None) -> Pass:
         batch, frames, _ = x.shape

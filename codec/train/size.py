@@ -15,10 +15,11 @@ def tiny(config: RunConfig) -> RunConfig:
     """The narrow form: codecs with a quarter of the channels, discriminators with an eighth; 4 crops of 0.5 s.
 
     And for few steps: four times the learning rate (Adam's suits a width inversely, Yang et al., arXiv 2203.03466),
-    which rises for a twentieth of the steps and falls to 0 over the others, and running means of the codebooks over 20
-    steps instead of 100.
+    which rises for a tenth of the steps and falls to 0 over the others, running means of the codebooks over 20 steps
+    instead of 100. Quantization begins after a fortieth of the steps and discriminators join after half, at the latest.
     """
     model = config.model | {half: narrow(config.model[half], 4, 8) for half in ("encoder", "decoder")}
+    course, steps = config.train, config.train.steps
     most = int(model["sample_rate"] * 0.5)
     data = config.data | {
         "batch_size": min(4, config.data["batch_size"]),
@@ -29,7 +30,7 @@ def tiny(config: RunConfig) -> RunConfig:
         config.optim,
         generator=faster(config.optim.generator),
         discriminator=faster(config.optim.discriminator),
-        schedule=ScheduleConfig("cosine", warmup=config.train.steps // 20),
+        schedule=ScheduleConfig("cosine", warmup=steps // 10),
     )
     return replace(
         config,
@@ -37,6 +38,9 @@ def tiny(config: RunConfig) -> RunConfig:
         quantizer=quantizer,
         data=data,
         optim=optim,
+        train=replace(
+            course, q_start=min(course.q_start, steps // 40), d_start=min(course.d_start, steps // 2)
+        ),
         discriminator=narrow(config.discriminator, 8, 4),
     )
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from codec import assets
 from codec.build import build
 from codec.errors import ConfigError
+from codec.ops.threads import threads as use_threads
 from codec.train import recipes
 from codec.train.app import make_task
 from codec.train.config import parse
@@ -82,7 +82,7 @@ def race(
         raise ConfigError(
             f"there is no public step to race {recipe!r} against, only for {', '.join(RECIPES)}"
         )
-    with _threads(threads), warnings.catch_warnings():
+    with use_threads(threads), warnings.catch_warnings():
         # about books that start from few vectors, old forms of weight norm and empty mel filters
         warnings.simplefilter("ignore")
         task, audio = own_task(recipe, batch, seconds)
@@ -131,13 +131,3 @@ def _time(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

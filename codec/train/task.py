@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from codec.discriminators import frozen
+from codec.discriminators import Discriminators, frozen
 from codec.errors import CheckpointError, CodecError, ConfigError
 from codec.losses import LogMelLoss
 from codec.models.codec import Codec, CodecOutput
@@ -54,6 +54,8 @@ class CodecTask(lightning.LightningModule):
         ConfigError: an adversary without its loss.
     """
 
+    discriminators: Discriminators | None
+
     def __init__(
         self,
         codec: Codec,
@@ -62,7 +64,7 @@ class CodecTask(lightning.LightningModule):
         optim: OptimConfig,
         train: TrainConfig,
         *,
-        discriminators: nn.Module | None = None,
+        discriminators: Discriminators | None = None,
         adversarial: nn.Module | None = None,
         feature: nn.Module | None = None,
         teacher: nn.Module | None = None,
@@ -116,7 +118,10 @@ class CodecTask(lightning.LightningModule):
     def start(self) -> None:
         """Before a fresh run: what starts from data is set from the crops."""
         assert self.crops is not None
-        self.codec.start(self.crops())
+        crops = self.crops()
+        self.codec.start(crops)
+        if self.discriminators is not None:
+            self.discriminators.start(crops[:8].to(self.codec.device))
         if self.course.q_start == 0:
             self.start_books()
         if self.average is not None:
@@ -153,7 +158,7 @@ class CodecTask(lightning.LightningModule):
         assert self.adversarial is not None
         # the raw optimiser: a wrapped one would count its steps as steps of the run
         optimizer = self._optimizers()[1]
-        real, fake = self.discriminators.pair(audio, estimate)  # type: ignore[operator]
+        real, fake = self.discriminators.pair(audio, estimate)
         loss = self.adversarial.discriminator_loss(real, fake)  # type: ignore[operator]
         self.manual_backward(loss)
         norm = gradient_norm(self.discriminators.parameters(), self.optim.clip_discriminator)

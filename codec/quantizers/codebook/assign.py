@@ -6,8 +6,6 @@ from torch.nn import functional as F
 
 from codec import ops
 
-_BLOCK = 1 << 24  # elements of a temporary
-
 
 def scores(x: Tensor, codes: Tensor) -> Tensor:
     """(M, V) scores x.c - |c|^2 / 2: the highest belongs to the nearest code."""
@@ -16,14 +14,18 @@ def scores(x: Tensor, codes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def nearest(x: Tensor, codes: Tensor) -> Tensor:
-    """Index (M,) of the nearest code (V, d) of vectors (M, d), the lowest among equals, the same in any batch.
+    """Index (M,) of the nearest code (V, d) of vectors (M, d), the lowest among equals, the same in any batch."""
+    parts = codes.split(ops.MAX_CODES)
+    best = ops.rvq_encode(x, parts[0][None])[:, 0]
+    for number, part in enumerate(parts[1:], 1):
+        found = ops.rvq_encode(x, part[None])[:, 0] + number * ops.MAX_CODES
+        best = torch.where(_distance(x, codes[found]) < _distance(x, codes[best]), found, best)
+    return best
 
-    Books larger than the operator knows are searched in float32 instead of exactly.
-    """
-    if len(codes) <= ops.MAX_CODES:
-        return ops.rvq_encode(x, codes[None])[:, 0]
-    rows = max(1, _BLOCK // len(codes))
-    return torch.cat([scores(part, codes).argmax(1) for part in x.split(rows)])
+
+def _distance(x: Tensor, codes: Tensor) -> Tensor:
+    """(M,) squared distances of vectors to one code each (M, d), in double precision."""
+    return (x.double() - codes.double()).square().sum(1)
 
 
 class Assign(nn.Module):

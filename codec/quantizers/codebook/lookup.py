@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from codec import ops
-from codec.quantizers.codebook.assign import nearest
+from codec.quantizers.codebook.assign import nearest, scores
 from codec.quantizers.codebook.table import Table
 
 
@@ -54,7 +54,8 @@ class Lookup(nn.Module):
     def candidates(self, x: Tensor, number: int) -> Tensor:
         """Indices (M, number) of the nearest codes of vectors (M, D), the nearest first."""
         query, keys = self.table.key(self.table.query(x)), self.tables()[1]
-        return torch.cdist(query, keys).topk(number, dim=1, largest=False).indices
+        # in double precision, so that what else is in the batch cannot change which are the nearest
+        return scores(query.double(), keys.double()).topk(number, dim=1).indices
 
     def embed(self, index: Tensor) -> Tensor:
         """Vectors (M, D) of codes (M,)."""

@@ -33,6 +33,8 @@ class Never(Revive):
 class Threshold(Revive):
     """Codes used less than a share of the uniform use move onto vectors of the batch (arXiv 2005.00341).
 
+    One vector takes one code: where the batch has fewer vectors than there are such codes, the others stay until later.
+
     Args:
         ratio: that share; being relative, it does not depend on batch and codebook size.
         every: steps between two looks.
@@ -48,9 +50,12 @@ class Threshold(Revive):
     def propose(self, codes: Tensor, counts: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         share = counts.mean()
         dead = counts < self.ratio * share
-        # the n-th dead code gets the n-th vector of a shuffled batch: no two alike while vectors last
-        order = torch.randperm(len(x), device=x.device)[(dead.cumsum(0) - 1).clamp_min(0) % len(x)]
-        return torch.where(dead[:, None], x[order], codes), dead, torch.where(dead, share, counts)
+        # the n-th dead code gets the n-th vector of a shuffled batch; when those run out, the other dead codes wait for
+        # the next look: of two codes on one vector, the second would never be chosen
+        number = dead.cumsum(0) - 1
+        moved = dead & (number < len(x))
+        order = torch.randperm(len(x), device=x.device)[number.clamp(0, len(x) - 1)]
+        return torch.where(moved[:, None], x[order], codes), moved, torch.where(moved, share, counts)
 
 
 class CVQ(Revive):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec.nn.linear import Linear
 from codec.quantizers.codebook.kmeans import kmeans
 
 
@@ -84,8 +85,8 @@ class Factorized(Table):
         super().__init__(width, size, trainable=trainable)
         nn.init.normal_(self.weight)
         self.normalize = normalize
-        self.down = nn.Linear(dim, width)
-        self.up = nn.Linear(width, dim)
+        self.down = Linear(dim, width)
+        self.up = Linear(width, dim)
 
     def codes(self) -> Tensor:
         # a copy, since the weight may be written before the backward pass needs it

@@ -1,0 +1,148 @@
+"""EnCodec at 24 kHz here and in the package `encodec`: the same weights, in turn in one process."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from codec.bench.speed import fresh
+from codec.checkpoint import load
+from codec.convert import import_weights
+from codec.long import decode_pieces, encode_pieces
+from codec.ops.threads import threads
+
+BOOKS, RATE = 8, 24000  # 6 kbps
+_OURS = """
+import sys, torch
+from codec import audio, checkpoint
+from codec.long import decode_pieces, encode_pieces
+torch.set_num_threads(1)
+codec = checkpoint.load(sys.argv[1])[0]
+signal = 0.1 * torch.randn(1, 1, int(sys.argv[2]))
+codes = list(encode_pieces(codec, lambda: iter(signal.split(24000, -1)), num_codebooks=8))
+for piece in decode_pieces(codec, lambda: iter(codes), num_codebooks=8):
+    pass
+"""
+_THEIRS = """
+import sys, torch
+from encodec import EncodecModel
+torch.set_num_threads(1)
+model = EncodecModel.encodec_model_24khz(pretrained=False).eval()
+model.load_state_dict(torch.load(sys.argv[1]))
+model.set_target_bandwidth(6.0)
+with torch.no_grad():
+    model.decode(model.encode(0.1 * torch.randn(1, 1, int(sys.argv[2]))))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One length, both ways, one thread.
+
+    Attributes:
+        seconds: of sound.
+        what: encode or decode.
+        ours: median seconds it took here.
+        theirs: median seconds it took the package.
+        ratios: theirs over ours, round by round.
+        same: codes that agree, of all; of decoding, whether no sample differs by more than 1e-4.
+    """
+
+    seconds: float
+    what: str
+    ours: float
+    theirs: float
+    ratios: tuple[float, ...]
+    same: float
+
+    @property
+    def ratio(self) -> float:
+        """Median of the ratios: how many times faster it is here."""
+        return statistics.median(self.ratios)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Peak resident memory in MB of a fresh process that encodes and decodes so many seconds, here and there."""
+
+    seconds: float
+    ours: float
+    theirs: float
+
+
+def compare(lengths: Sequence[float] = (10.0, 60.0), *, rounds: int = 5) -> Iterator[Pair | Memory]:
+    """Encode and decode noise of each length at 6 kbps here and in the package.
+
+    Args:
+        lengths: in seconds.
+        rounds: that count; one before them warms up.
+    """
+    from encodec import EncodecModel
+
+    with tempfile.TemporaryDirectory() as folder, threads(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package's form of weight norm
+        torch.manual_seed(0)
+        model = EncodecModel.encodec_model_24khz(pretrained=False).eval()
+        for layer in model.quantizer.vq.layers:  # empty until training
+            layer._codebook.inited.fill_(1)
+            layer._codebook.embed.normal_().mul_(0.3)
+        model.set_target_bandwidth(6.0)
+        theirs, ours = Path(folder) / "encodec.th", Path(folder) / "encodec.safetensors"
+        torch.save(model.state_dict(), theirs)
+        import_weights("encodec", str(theirs), ours)
+        codec = load(ours)[0]
+        for seconds in lengths:
+            samples = round(seconds * RATE)
+            audio = 0.1 * torch.randn(1, 1, samples)
+
+            def encode_here(audio: Tensor = audio) -> Tensor:
+                parts = encode_pieces(codec, lambda: iter(audio.split(RATE, -1)), num_codebooks=BOOKS)
+                return torch.cat(list(parts), -1)
+
+            with torch.no_grad():
+                codes, [(reference, _)] = encode_here(), model.encode(audio)
+
+                def decode_here(codes: Tensor = reference) -> Tensor:
+                    pieces = codes.split(RATE // codec.hop, -1)
+                    return torch.cat(
+                        list(decode_pieces(codec, lambda: iter(pieces), num_codebooks=BOOKS)), -1
+                    )
+
+                def decode_there(codes: Tensor = reference) -> Tensor:
+                    return model.decode([(codes, None)])
+
+                same = float((codes == reference).double().mean())
+                yield _race(seconds, "encode", encode_here, partial(model.encode, audio), rounds, same)
+                worst = float((decode_here() - decode_there()[..., :samples]).abs().max())
+                yield _race(seconds, "decode", decode_here, decode_there, rounds, float(worst <= 1e-4))
+            sides = ((_OURS, ours), (_THEIRS, theirs))
+            yield Memory(seconds, *(fresh(script, str(path), str(samples))[0] for script, path in sides))
+
+
+def _race(
+    seconds: float,
+    what: str,
+    here: Callable[[], object],
+    there: Callable[[], object],
+    rounds: int,
+    same: float,
+) -> Pair:
+    spent = [(_time(here), _time(there)) for _ in range(rounds + 1)][1:]
+    ours, theirs = zip(*spent, strict=True)
+    ratios = tuple(t / o for o, t in spent)
+    return Pair(seconds, what, statistics.median(ours), statistics.median(theirs), ratios, same)
+
+
+def _time(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

@@ -1,0 +1,46 @@
+"""`codec bench stream` and `codec bench encodec`: their figures belong together, and what is raced does the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from codec.bench.speed import fresh
+from codec.cli import app
+from codec.errors import CodecError
+from tests.conftest import SPEECH
+
+
+def told(*words: str) -> dict[str, Any]:
+    result = CliRunner().invoke(app, ["bench", *words, "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_stream(tiny_model) -> None:
+    link = told("stream", str(SPEECH), "--model", str(tiny_model), "--seconds", "12")
+    assert link["frame_ms"] == 20
+    assert link["frames"] == 950  # two blocks of 500 without the first 50
+    for part in ("encode_ms", "decode_ms", "both_ms"):
+        assert 0 < link[part][0] <= link[part][1]
+    assert link["both_ms"][0] > max(link["encode_ms"][0], link["decode_ms"][0])
+    assert link["offline"] > 1
+    assert link["start_mb"] > 100
+    lines = CliRunner().invoke(app, ["bench", "stream", str(SPEECH), "--model", str(tiny_model)]).stdout
+    assert "99th percentile" in lines
+
+
+def test_encodec() -> None:
+    encode, decode, memory = told("encodec", "--lengths", "1", "--rounds", "1")["figures"]
+    assert (encode["what"], decode["what"]) == ("encode", "decode")
+    assert encode["same"] == decode["same"] == 1, "the same weights give the same codes and samples"
+    assert encode["ratios"] == [pytest.approx(encode["theirs"] / encode["ours"])]
+    assert min(memory["ours"], memory["theirs"]) > 200
+
+
+def test_a_measured_process_that_fails_says_why() -> None:
+    with pytest.raises(CodecError, match="ValueError: no sound"):
+        fresh("raise ValueError('no sound')")
