@@ -509,3 +509,26 @@ def test_books_too_large_for_the_operator_are_searched_exactly() -> None:
     found = assign.nearest(x, codes)
     assert torch.equal(found, expected)
     assert torch.equal(torch.cat([assign.nearest(row, codes) for row in x.split(1)]), found)
+
+
+@pytest.mark.parametrize("label", ["rvq", "rvq shared", "grvq", "mcrvq", "product"])
+@pytest.mark.parametrize("dropout", [0.0, 0.7])
+def test_training_with_one_search_for_all_stages_is_the_same(
+    label: str, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU does it: codes, and the counts and sums that the books learn from, come from one call."""
+    plain = make(label, dropout=dropout)
+    step(plain, latents(frames=40))  # k-means
+    fused = copy.deepcopy(plain)
+    calls = []
+    monkeypatch.setattr(type(fused), "fuses", staticmethod(lambda x: bool(calls.append(1)) or True))
+    for seed in range(1, 4):
+        torch.manual_seed(seed)
+        gradient = step(fused, latents(seed=seed))
+        with monkeypatch.context() as other:
+            other.setattr(type(plain), "fuses", staticmethod(lambda x: False))
+            torch.manual_seed(seed)
+            torch.testing.assert_close(step(plain, latents(seed=seed)), gradient, rtol=1e-5, atol=1e-7)
+    assert calls
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(fused.state_dict()[name], value, rtol=1e-5, atol=1e-6)

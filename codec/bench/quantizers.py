@@ -20,6 +20,7 @@ from codec.data import sources
 from codec.errors import ConfigError
 from codec.quantizers import LOSS_WEIGHTS, Quantizer, Scalar
 from codec.quantizers.pvq import Pyramid
+from codec.quantizers.rfsq import ResidualFSQ
 
 _RVQ = {"name": "rvq", "num_codebooks": 4, "codebook_size": 1024}
 _PAIRS = {"levels": [8, 5, 5, 5], "num_codebooks": 4}
@@ -171,7 +172,7 @@ def _examine_one(name: str, kind: str, train: Tensor, test: Tensor, seconds: flo
         quantizer: Quantizer = make("quantizer", settings(name, dim), dim=dim)
         # levels that are fixed need an encoder that scales to them: a linear layer stands for it
         inward, outward = (
-            _identity(dim) if isinstance(quantizer, Scalar) else nn.Identity() for _ in range(2)
+            _identity(dim) if isinstance(quantizer, Scalar | ResidualFSQ) else nn.Identity() for _ in range(2)
         )
         steps, duration = _train(nn.ModuleList([inward, quantizer, outward]), train, seconds)
         quantizer.eval()

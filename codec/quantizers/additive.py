@@ -5,14 +5,14 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from codec import ops
 from codec.errors import ConfigError
 from codec.quantizers.base import Losses, Pass, Quantizer, check_prefixes, name_metrics
 from codec.quantizers.codebook.book import Book, Pick
 from codec.quantizers.codebook.sync import all_reduce
-from codec.quantizers.search import refine_codes, search_beam, stack_tables
+from codec.quantizers.search import refine_codes, search_beam
+from codec.quantizers.stack import Stack
 
 
 class Additive(Quantizer):
@@ -57,7 +57,7 @@ class Additive(Quantizer):
         self.detach_stages = detach_stages
         # the stages that come before any channel is quantized a second time
         self.first = next((k for k in range(1, len(spans)) if spans[k][0] == spans[0][0]), len(spans))
-        self._stacked: tuple[list[Tensor], Tensor] | None = None
+        self._kept: Stack | None = None
 
     def book(self, stage: int) -> Book:
         """The book that a stage uses."""
@@ -123,9 +123,7 @@ class Additive(Quantizer):
         order = sorted(range(batch), key=lambda i: -numbers[i])
         shuffled = order != list(range(batch))
         x = x[order] if shuffled else x
-        given = None
-        if not self.training:
-            given = self._search(x.detach().reshape(-1, self.dim), stages, 1, 0).view(batch, frames, stages)
+        given, sums = self._search_in_forward(x, rows, begin)
         picks = self._assign(x, rows, given=given, begin=begin)
         quantized = self._attach(x, picks)
         first = self._attach(x, picks[: self.first]) if len(picks) > self.first else quantized
@@ -135,7 +133,7 @@ class Additive(Quantizer):
         metrics: Losses = {}
         if self.training:
             metrics["nonfinite"] = bad
-            self._learn(picks, bad)
+            self._learn(picks, sums, bad)
         measured = [
             self.book(k).measure(None if self.training else p.index) for k, (_, p) in enumerate(picks)
         ]
@@ -178,24 +176,59 @@ class Additive(Quantizer):
                 sums[name] = sums[name] + loss * (seen.numel() / numbers)
         return sums
 
+    @staticmethod
+    def fuses(x: Tensor) -> bool:
+        """Whether training searches all stages in one call; on a CPU it does not pay to put the books together."""
+        return x.is_cuda and x.numel() > 0
+
     @torch.no_grad()
-    def _learn(self, picks: list[tuple[Tensor, Pick]], bad: Tensor) -> None:
-        learned = []
+    def _search_in_forward(
+        self, x: Tensor, rows: Sequence[int], begin: bool
+    ) -> tuple[Tensor | None, list[tuple[Tensor, Tensor]]]:
+        """Before the stages, where it pays: codes (B, T, K), and per stage the counts and sums that EMA needs.
+
+        In training None where books assign in a way of their own; no sums where a stage does not see every sample, or
+        books do not learn from them.
+        """
+        flat, shape = x.detach().reshape(-1, self.dim), (*x.shape[:2], len(rows))
+        if not self.training:
+            return self._search(flat, len(rows), 1, 0).view(shape), []
+        books = [self.book(k) for k in range(len(rows))]
+        if not self.fuses(x) or begin or not self._operable or not all(b.takes_nearest for b in books):
+            return None, []
+        flat = flat.nan_to_num(0.0, 0.0, 0.0)
+        stack = self._stack(len(rows))
+        if min(rows) < len(x) or not all(book.learn.averages for book in books):
+            return stack.encode(flat, 1).view(shape), []
+        codes, counts, sums = stack.train(flat)
+        return codes.view(shape), list(zip(counts, sums, strict=True))
+
+    @torch.no_grad()
+    def _learn(
+        self, picks: list[tuple[Tensor, Pick]], sums: list[tuple[Tensor, Tensor]], bad: Tensor
+    ) -> None:
+        learned: list[tuple[Book, Tensor, Tensor, Tensor]] = []
         for number, book in enumerate(self.books):
             assert isinstance(book, Book)
-            used = [picks[k] for k, b in enumerate(self.stages) if b == number and k < len(picks)]
-            seen = torch.cat([s for s, _ in used]) if used else book.counts.new_zeros(0, book.dim)
-            index = torch.cat([p.index for _, p in used]) if used else book.steps.new_zeros(0)
-            learned.append((book, *book.statistics(seen, index)))
+            used = [k for k, b in enumerate(self.stages) if b == number and k < len(picks)]
+            seen = torch.cat([picks[k][0] for k in used]) if used else book.counts.new_zeros(0, book.dim)
+            if used and sums:
+                counts, totals = (
+                    sum((sums[k][part] for k in used[1:]), sums[used[0]][part]) for part in (0, 1)
+                )
+                learned.append((book, seen, counts, totals))
+            else:
+                index = torch.cat([picks[k][1].index for k in used]) if used else book.steps.new_zeros(0)
+                learned.append((book, *book.statistics(seen, index)))
         all_reduce(*(t for _, _, counts, sums in learned for t in (counts, sums)))
-        for book, query, counts, sums in learned:
-            book.update(query, counts, sums, (1 - book.decay) * (bad == 0).float())
+        for book, query, counts, totals in learned:
+            book.update(query, counts, totals, (1 - book.decay) * (bad == 0).float())
 
     # ---- inference ----
 
     def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
         if beam <= ops.MAX_BEAM and self._operable:
-            codes = self._operate(x, num, beam)
+            codes = self._stack(num).encode(x, beam)
         else:
             codes = search_beam(x, self._used(num), beam)
         return refine_codes(x, codes, self._used(num), refine) if refine else codes
@@ -203,23 +236,9 @@ class Additive(Quantizer):
     def _used(self, num: int) -> list[tuple[Book, tuple[int, int]]]:
         return [(self.book(k), self.spans[k]) for k in range(num)]
 
-    def _operate(self, x: Tensor, num: int, beam: int) -> Tensor:
-        """Codes from the operator, every group of books at once."""
-        stack = self._stack(num)
-        groups, width = stack.shape[0], stack.shape[3]
-        parts = x[:, : groups * width].unflatten(1, (groups, width)).transpose(0, 1).contiguous()
-        return ops.rvq_encode(parts, stack, beam=beam).permute(1, 2, 0).flatten(1)
-
     def _embed(self, codes: Tensor) -> Tensor:
         if self._operable:
-            stack = self._stack(codes.shape[1])
-            groups, stages, size, width = stack.shape
-            # one bag for each vector and group, its books added in their order
-            first = torch.arange(0, groups * stages * size, size, device=codes.device).view(groups, stages)
-            bags = codes.unflatten(1, (stages, groups)).transpose(1, 2) + first
-            vectors = F.embedding_bag(bags.flatten(0, 1), stack.flatten(0, 2), mode="sum")
-            vectors = vectors.view(len(codes), groups * width)
-            return F.pad(vectors, (0, self.dim - groups * width)) if groups * width < self.dim else vectors
+            return self._stack(codes.shape[1]).embed(codes)
         total = self.book(0).counts.new_zeros(len(codes), self.dim)
         for k, (low, high) in enumerate(self.spans[: codes.shape[1]]):
             total[:, low:high].add_(self.book(k).embed(codes[:, k]))
@@ -229,24 +248,16 @@ class Additive(Quantizer):
     def _operable(self) -> bool:
         return all(book.operable for book in self.books)
 
-    def _stack(self, num: int) -> Tensor:
-        """Code vectors of the first books, (G, S, V, d): G groups of equal width that take turns, or one of all."""
-        books, stages = tuple(self.books), self.stages[:num]
-        tables = [books[stage].tables()[0] for stage in stages]  # type: ignore[operator]
-        if self._stacked is None or [id(t) for t in self._stacked[0]] != [id(t) for t in tables]:
-            spans = self.spans[:num]
-            groups, width = len(set(spans)), spans[0][1] - spans[0][0]
-            if spans == tuple((g * width, (g + 1) * width) for g in range(groups)) * (num // groups):
-                stack = stack_tables(tables, ((0, width),) * num, width)
-                stack = stack.unflatten(0, (-1, groups)).transpose(0, 1).contiguous()
-            else:
-                stack = stack_tables(tables, spans, self.dim)[None]
-            self._stacked = (tables, stack)
-        return self._stacked[1]
+    def _stack(self, num: int) -> Stack:
+        """The first books as one tensor, kept while nothing changes."""
+        tables = [self.book(stage).tables()[0] for stage in range(num)]
+        if self._kept is None or [id(t) for t in self._kept.tables] != [id(t) for t in tables]:
+            self._kept = Stack(tables, self.spans[:num], self.dim)
+        return self._kept
 
     def train(self, mode: bool = True) -> "Additive":
         """Switch the mode, and let go of the tables kept for the other one."""
-        self._stacked = None
+        self._kept = None
         return super().train(mode)
 
 

@@ -62,13 +62,21 @@ class LFQ(Scalar):
         sure = -(on.exp() * on + off.exp() * off).sum(1).mean()
         spread = y.new_zeros(())
         for a, b in zip(on.split(_GROUP, 1), off.split(_GROUP, 1), strict=True):
-            codes = torch.arange(2 ** a.shape[1], device=y.device)[:, None] >> torch.arange(
-                a.shape[1], device=y.device
+            # the chance of a code is that of its first bits times that of the others: one matrix product for all codes
+            low, high = (
+                _chances(*halves) for halves in zip(a.tensor_split(2, 1), b.tensor_split(2, 1), strict=True)
             )
-            ones = (codes & 1).to(a.dtype)
-            p = (a @ ones.t() + b @ (1 - ones).t()).exp().mean(0)
+            p = low.t() @ high / len(y)
             spread = spread + torch.special.entr(p.clamp_min(1e-10)).sum()
         return (sure - spread) / self.width
+
+
+def _chances(on: Tensor, off: Tensor) -> Tensor:
+    """Chances (M, 2^n) of all patterns of n bits, from the logarithms of those of each bit (M, n)."""
+    bits = on.shape[1]
+    places = torch.arange(bits, device=on.device)
+    ones = ((torch.arange(2**bits, device=on.device)[:, None] >> places) & 1).to(on.dtype)
+    return (on @ ones.t() + off @ (1 - ones).t()).exp()
 
 
 class BSQ(LFQ):

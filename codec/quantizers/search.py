@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from codec.quantizers.codebook.book import Book
 
@@ -85,13 +84,3 @@ def refine_codes(x: Tensor, codes: Tensor, stages: Stages, sweeps: int) -> Tenso
         if not changed:
             break
     return codes
-
-
-def stack_tables(tables: Sequence[Tensor], spans: Sequence[tuple[int, int]], dim: int) -> Tensor:
-    """Tables (V, d) as one (K, V, D): zeros outside their span, rows of infinity below a shorter one."""
-    size = max(len(table) for table in tables)
-    padded = []
-    for table, (low, high) in zip(tables, spans, strict=True):
-        wide = F.pad(table, (low, dim - high))
-        padded.append(F.pad(wide, (0, 0, 0, size - len(table)), value=torch.inf))
-    return torch.stack(padded)

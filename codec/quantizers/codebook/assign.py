@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec import ops
+from codec.ops.reference import squared_distances
 
 
 def scores(x: Tensor, codes: Tensor) -> Tensor:
@@ -19,13 +20,11 @@ def nearest(x: Tensor, codes: Tensor) -> Tensor:
     best = ops.rvq_encode(x, parts[0][None])[:, 0]
     for number, part in enumerate(parts[1:], 1):
         found = ops.rvq_encode(x, part[None])[:, 0] + number * ops.MAX_CODES
-        best = torch.where(_distance(x, codes[found]) < _distance(x, codes[best]), found, best)
+        nearer, farther = (
+            squared_distances(x[:, None], codes[index][:, None])[:, 0] for index in (found, best)
+        )
+        best = torch.where(nearer < farther, found, best)
     return best
-
-
-def _distance(x: Tensor, codes: Tensor) -> Tensor:
-    """(M,) squared distances of vectors to one code each (M, d), in double precision."""
-    return (x.double() - codes.double()).square().sum(1)
 
 
 class Assign(nn.Module):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from codec.errors import ConfigError
 from codec.quantizers.codebook import Assign, Choices, Learn, Revive, make, resolve
+from codec.quantizers.codebook.assign import Nearest
 from codec.quantizers.codebook.learn import Frozen
 from codec.quantizers.codebook.lookup import Lookup
 from codec.quantizers.codebook.sync import broadcast, gather
@@ -71,6 +72,11 @@ class Book(Lookup):
     def own_gradient(self) -> bool:
         """Whether each pick carries its own gradient, instead of one bridge around the whole quantizer."""
         return self.table.projects or self.assign.differentiable
+
+    @property
+    def takes_nearest(self) -> bool:
+        """Whether training too picks the nearest code, so that it may be searched beforehand."""
+        return type(self.assign) is Nearest
 
     @property
     def loss_names(self) -> tuple[str, ...]:
