@@ -80,8 +80,10 @@ def load(path: str | os.PathLike[str]) -> tuple[Codec, dict[str, Any]]:
     metadata, tensors = _read(path, with_tensors=True)
     if _fingerprint(_canonical(metadata["config"]), tensors) != metadata["fingerprint"]:
         raise CheckpointError(f"{path} is damaged: its weights do not have the fingerprint it states")
-    codec = fold(build(metadata["config"]))
-    _fit(codec, tensors, path)
+    # weights made in inference mode do not tell when they change, so nothing made of them could be kept
+    with torch.inference_mode(False):
+        codec = fold(build(metadata["config"]))
+        _fit(codec, tensors, path)
     return codec.eval(), metadata
 
 

@@ -69,7 +69,9 @@ HEADERS = st.builds(
     sample_rate=st.integers(1, 768000),
     channels=st.just(2),
     hop=st.integers(1, 100000),
-    codebook_sizes=st.lists(SIZES, min_size=1, max_size=20).map(lambda sizes: tuple(sizes * 2)),
+    codebook_sizes=st.lists(SIZES, min_size=1, max_size=20).map(
+        lambda sizes: tuple(size for size in sizes for _ in range(2))
+    ),
     num_samples=st.none() | st.integers(0, 1 << 60),
     model_sample_rate=st.integers(0, 192000),
     channel_policy=st.sampled_from(["mix", "split", "joint"]),
@@ -220,6 +222,7 @@ def test_wrong_codes_are_refused(codes):
         {"num_samples": -1},
         {"channel_policy": "loud"},
         {"channels": 5, "channel_policy": "split"},
+        {"channels": 2, "channel_policy": "split", "sizes": (300, 7, 7, 300)},
     ],
 )
 def test_header_refuses_what_the_file_cannot_hold(fields):

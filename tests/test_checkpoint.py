@@ -207,3 +207,10 @@ def test_the_registries_of_quantizers_agree():
 
     assert {name: part("quantizer", name) for name in QUANTIZERS} == QUANTIZERS
     assert make("quantizer", {"name": "vq"}, dim=8, unknown_elsewhere=1).dim == 8
+
+
+def test_a_model_loaded_in_inference_mode_keeps_what_it_makes_of_its_weights(tiny_model):
+    """Weights that are inference tensors tell nobody when they change: every call would pack them anew."""
+    with torch.inference_mode():
+        codec, _ = checkpoint.load(tiny_model)
+    assert not any(tensor.is_inference() for tensor in codec.state_dict().values())

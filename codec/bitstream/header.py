@@ -80,6 +80,9 @@ class Header:
             raise TokError(f"channel_policy is one of {CHANNEL_POLICIES}, not {self.channel_policy!r}")
         if len(self.codebook_sizes) % self.streams:
             raise TokError(f"{self.streams} split channels cannot share {len(self.codebook_sizes)} codebooks")
+        one = self.codebook_sizes[:: self.streams]
+        if any(self.codebook_sizes[stream :: self.streams] != one for stream in range(1, self.streams)):
+            raise TokError(f"split channels have the same books, not {self.codebook_sizes} in turn")
 
     @property
     def streams(self) -> int:

@@ -83,7 +83,7 @@ def packed(weight: Tensor, arrange: Arrange | None = None) -> Matrix:
 
 
 class Matrix:
-    """A parameter, arranged as `(out, in)` and packed for products with rows.
+    """A parameter, arranged as `(out, in)` and packed for products with rows, in the ways that are asked for.
 
     Attributes:
         inputs: in.
@@ -91,38 +91,43 @@ class Matrix:
     """
 
     def __init__(self, weight: Tensor, arrange: Arrange | None) -> None:
-        matrix = weight if arrange is None else arrange(weight)
-        self.outputs, self.inputs = matrix.shape
         self._arrange = arrange
-        # a single output would take a path of its own
-        filled = F.pad(matrix, (0, 0, 0, max(0, 2 - self.outputs)))
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(filled.contiguous(), PACKED_FOR)
+        self.outputs, self.inputs = self._arranged(weight).shape
+        self._packed: Tensor | None = None
         self._compiled: layers.Product | None = None
+
+    def _arranged(self, weight: Tensor) -> Tensor:
+        return weight if self._arrange is None else self._arrange(weight)
 
     def compiled(self, weight: Tensor) -> layers.Product | None:
         """The same in compiled code, if there is any that gives the bits of many rows."""
         if not layers.available():
             return None
         if self._compiled is None and (block := compiled_block(self.inputs, self.outputs)):
-            matrix = weight if self._arrange is None else self._arrange(weight)
-            self._compiled = layers.Product(matrix, block)
+            self._compiled = layers.Product(self._arranged(weight), block)
         return self._compiled
 
     def times(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Rows `(M, in)` to `(M, out)`."""
         rows = x.shape[0]
         if rows >= ALWAYS_ENOUGH:
-            return self.product(x, bias)
+            return self.product(x, weight, bias)
         quick = self.compiled(weight)
         if quick is not None and (rows <= FEW or rows < self._fewest()):
             return quick(x, bias)
         missing = self._fewest() - rows
         return (
-            self.product(F.pad(x, (0, 0, 0, missing)), bias)[:rows] if missing > 0 else self.product(x, bias)
+            self.product(F.pad(x, (0, 0, 0, missing)), weight, bias)[:rows]
+            if missing > 0
+            else self.product(x, weight, bias)
         )
 
-    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same in the order of sums that the number of rows suggests to the framework."""
+        if self._packed is None:
+            # a single output would take a path of its own
+            filled = F.pad(self._arranged(weight), (0, 0, 0, max(0, 2 - self.outputs)))
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(filled.contiguous(), PACKED_FOR)
         if bias is not None and self.outputs == 1:
             bias = F.pad(bias, (0, 1))
         y = torch.ops.mkldnn._linear_pointwise.default(x, self._packed, bias, "none", [], "")
@@ -148,10 +153,10 @@ def _trial(inputs: int, outputs: int) -> tuple[Tensor, Tensor, Matrix]:
 @functools.cache
 def _fewest_rows(inputs: int, outputs: int, threads: int) -> int:
     """The number of rows from which on a row is the same bits in any company, by trial with this many threads."""
-    x, _, packed = _trial(inputs, outputs)
-    whole, good = packed.product(x, None), ALWAYS_ENOUGH
+    x, matrix, packed = _trial(inputs, outputs)
+    whole, good = packed.product(x, matrix, None), ALWAYS_ENOUGH
     for rows in (64, 48, 32, 24, *range(16, 0, -1)):
-        if not torch.equal(packed.product(x[:rows], None), whole[:rows]):
+        if not torch.equal(packed.product(x[:rows], matrix, None), whole[:rows]):
             break
         good = rows
     return good
@@ -161,7 +166,7 @@ def _fewest_rows(inputs: int, outputs: int, threads: int) -> int:
 def compiled_block(inputs: int, outputs: int) -> int | None:
     """How compiled code must sum to give the bits of many rows, by trial; None: it cannot."""
     x, matrix, packed = _trial(inputs, outputs)
-    whole = packed.product(x, None)[:FEW]
+    whole = packed.product(x, matrix, None)[:FEW]
     for block in BLOCKS:
         if torch.equal(layers.Product(matrix, block)(x[:FEW], None), whole):
             return block
