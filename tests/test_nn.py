@@ -343,3 +343,22 @@ def test_weight_norm_keeps_initial_weights():
     assert "0.parametrizations.weight.original0" in net.state_dict()
     torch.testing.assert_close(net[0].weight, before[0])
     torch.testing.assert_close(net[2].weight, before[1])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_weights_that_an_optimiser_moved_are_not_the_packed_ones(fused: bool) -> None:
+    """torch's fused optimisers write past the count of a tensor's writes."""
+    layer, conv = Linear(300, 40), CausalConv1d(40, 30, 3)
+    x = torch.randn(1, 500, 300)
+
+    def run() -> torch.Tensor:
+        with torch.inference_mode():
+            return conv(layer(x).transpose(1, 2))
+
+    before = run()
+    optimiser = torch.optim.Adam([*layer.parameters(), *conv.parameters()], lr=0.1, fused=fused)
+    conv(layer(x).transpose(1, 2)).square().mean().backward()
+    optimiser.step()
+    after = conv(layer(x).transpose(1, 2)).detach()
+    assert not torch.allclose(before, after, atol=0.1)
+    torch.testing.assert_close(run(), after, rtol=1e-3, atol=1e-4)

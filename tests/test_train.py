@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from codec import assets
+from codec.build import build
 from codec.errors import CheckpointError, CodecError, ConfigError
 from codec.train import app, recipes
 from codec.train.app import main, train
@@ -458,3 +459,30 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)
+
+
+def test_validation_hears_the_weights_that_training_moved(tiny_config: dict[str, Any]) -> None:
+    """Fused optimisers do not tell tensors that they change: packed weights would stay the first validation's."""
+    torch.manual_seed(0)
+    config = tiny_config | {
+        "quantizer": {"name": "rvq", "num_codebooks": 2, "codebook_size": 64, "table": "simvq"}
+    }
+    codec, audio = build(config), 0.1 * torch.randn(2, 1, 6400)
+    optimiser = torch.optim.AdamW(codec.parameters(), lr=0.01, fused=True)
+
+    def validate() -> Tensor:
+        with torch.no_grad():
+            sound: Tensor = codec.eval()(audio).audio
+        codec.train()
+        return sound
+
+    first = validate()
+    codec(audio).audio.square().mean().backward()
+    optimiser.step()
+    second = validate()
+    fresh = build(config)
+    fresh.load_state_dict(codec.state_dict())
+    with torch.no_grad():
+        expected = fresh.eval()(audio).audio
+    assert not torch.allclose(first, second)
+    assert torch.equal(second, expected)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec.nn.version import Version, version
 from codec.ops import layers
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ BLOCKS = (1 << 62, 1024, 768, 512, 384, 256, 128, 64)
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
-_kept: dict[int, tuple[weakref.ref[Tensor], tuple[int, int], dict[Any, Any]]] = {}
+_kept: dict[int, tuple[weakref.ref[Tensor], Version, dict[Any, Any]]] = {}
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, arrange: Arrange | None = None) -> Tensor:
@@ -66,7 +67,7 @@ def kept(weight: Tensor, make: Callable[[Tensor], T]) -> T:
     """`make(weight)`, kept as long as the parameter lives unchanged."""
     if weight.is_inference():
         return make(weight)
-    key, stamp = id(weight), (weight._version, weight.data_ptr())
+    key, stamp = id(weight), version(weight)
     found = _kept.get(key)
     if found is None or found[1] != stamp or found[0]() is not weight:
         found = (weakref.ref(weight, lambda _: _kept.pop(key, None)), stamp, {})

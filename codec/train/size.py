@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from codec.quantizers.codebook import DEFAULTS, resolve
 from codec.train.config import RunConfig, ScheduleConfig
 
 # what counts channels in encoders, decoders and discriminators; never what counts layers, taps, books or codes
@@ -12,20 +13,22 @@ WIDTHS = frozenset({"dim", "hidden", "width"})
 
 
 def tiny(config: RunConfig) -> RunConfig:
-    """The narrow form: codecs with a quarter of the channels, discriminators with an eighth; 4 crops of 0.5 s.
+    """The narrow form: codecs with a quarter of the channels, discriminators with an eighth, 4 crops of 0.5 s.
+
+    Crops have at least 25 frames.
 
     And for few steps: four times the learning rate (Adam's suits a width inversely, Yang et al., arXiv 2203.03466),
     which rises for a tenth of the steps and falls to 0 over the others, running means of the codebooks over 20 steps
-    instead of 100. Quantization begins after a fortieth of the steps and discriminators join after half, at the latest.
+    instead of 100, and a look at dead codes every other step. Quantization begins after a fortieth of the steps and
+    discriminators join after half, at the latest.
     """
     model = config.model | {half: narrow(config.model[half], 4, 8) for half in ("encoder", "decoder")}
     course, steps = config.train, config.train.steps
-    most = int(model["sample_rate"] * 0.5)
+    most = max(int(model["sample_rate"] * 0.5), 25 * (config.hop or 0))
     data = config.data | {
         "batch_size": min(4, config.data["batch_size"]),
         "samples": min(most, config.data["samples"]),
     }
-    quantizer = config.quantizer | ({"decay": 0.95} if "decay" in config.quantizer else {})
     optim = replace(
         config.optim,
         generator=faster(config.optim.generator),
@@ -35,7 +38,7 @@ def tiny(config: RunConfig) -> RunConfig:
     return replace(
         config,
         model=model,
-        quantizer=quantizer,
+        quantizer=nimble(config.quantizer),
         data=data,
         optim=optim,
         train=replace(
@@ -43,6 +46,15 @@ def tiny(config: RunConfig) -> RunConfig:
         ),
         discriminator=narrow(config.discriminator, 8, 4),
     )
+
+
+def nimble(quantizer: dict[str, Any]) -> dict[str, Any]:
+    """The same quantizer, its running means over 20 steps, its dead codes looked for every other step."""
+    if "decay" not in quantizer:
+        return quantizer
+    choices = resolve({key: quantizer[key] for key in DEFAULTS if key in quantizer})
+    revive = {"name": "threshold", "every": 2} if choices["revive"] == "threshold" else quantizer["revive"]
+    return quantizer | {"decay": 0.95, "revive": revive}
 
 
 def faster(optimizer: dict[str, Any]) -> dict[str, Any]:

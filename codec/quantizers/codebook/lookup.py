@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from codec import ops
+from codec.nn.version import version
 from codec.quantizers.codebook.assign import nearest, scores
 from codec.quantizers.codebook.table import Table
 
@@ -35,10 +36,10 @@ class Lookup(nn.Module):
         """Code vectors (V, d) and their search keys (V, d), detached; kept in eval mode while nothing changes."""
         if self._tensors is None:
             self._tensors = [*self.table.parameters(), *self.table.buffers()]
-        state = [(t.data_ptr(), t.is_inference() or t._version) for t in self._tensors]
-        if not self.training and self._cache is not None and self._cache[0] == state:
-            return self._cache[1], self._cache[2]
         keep = not self.training and not any(t.is_inference() for t in self._tensors)
+        state = [version(t) for t in self._tensors] if keep else None
+        if keep and self._cache is not None and self._cache[0] == state:
+            return self._cache[1], self._cache[2]
         with torch.inference_mode(False) if keep else nullcontext(), torch.no_grad():
             codes = self.table.codes().detach()
             keys = self.table.key(codes)
