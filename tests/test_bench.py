@@ -1,4 +1,4 @@
-"""`codec bench stream` and `codec bench encodec`: their figures belong together, and what is raced does the same."""
+"""`codec bench stream`, `long` and `encodec`: their figures belong together, and what is raced does the same."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ def test_stream(tiny_model) -> None:
     assert link["start_mb"] > 100
     lines = CliRunner().invoke(app, ["bench", "stream", str(SPEECH), "--model", str(tiny_model)]).stdout
     assert "99th percentile" in lines
+
+
+def test_long(tiny_model) -> None:
+    encode, decode = told("long", str(SPEECH), "--model", str(tiny_model), "--hours", "0.05")["figures"]
+    assert (encode["what"], decode["what"]) == ("encode", "decode")
+    assert encode["hours"] == pytest.approx(0.05)
+    for one in (encode, decode):
+        assert min(one["speed"], one["short_speed"]) > 1
+        assert one["peak_mb"] > 100
 
 
 def test_encodec() -> None:

@@ -160,6 +160,32 @@ def stream(
     typer.echo(f"memory   {link.start_mb:.0f} MB, grew by {link.growth_mb:.1f} MB")
 
 
+@app.command("long")
+def long(
+    clip: Annotated[str, typer.Argument(help="Sound file; it is repeated.")],
+    model: Annotated[str, typer.Option(help="Model name or weights file.")] = "default",
+    hours: Annotated[float, typer.Option(min=0.02, help="Of sound.")] = 3.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """A long file to tokens and back: peak memory, and its speed beside a minute in memory."""
+    from dataclasses import asdict
+
+    from codec.bench.long import measure
+    from codec.evaluate.run import machine
+
+    found = measure(model, clip, hours=hours)
+    if as_json:
+        figures = [asdict(one) for one in found]
+        typer.echo(json.dumps({"machine": machine(), "model": model, "figures": figures}, indent=2))
+        return
+    typer.echo("; ".join(f"{key} {value}" for key, value in machine().items()))
+    for one in found:
+        typer.echo(
+            f"{one.what} {one.hours:g} h: {one.speed:.0f} times real time, {one.short_speed:.0f} in memory; "
+            f"{one.peak_mb:.0f} MB at most"
+        )
+
+
 @app.command("encodec")
 def encodec(
     lengths: Annotated[str, typer.Option(help="Seconds, separated by commas.")] = "10,60",
