@@ -532,3 +532,15 @@ def test_training_with_one_search_for_all_stages_is_the_same(
     assert calls
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(fused.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_codes_of_simvq_begin_with_the_spread_of_the_latents() -> None:
+    """Around the origin they would all be one code to latents of variance 1."""
+    quantizer = build_part("quantizer", {"name": "vq", "codebook_size": 2048, "table": "simvq"}, dim=D)
+    mix = torch.randn(D, D)
+    out = quantizer.train()(torch.einsum("ij,bjt->bit", mix, torch.randn(4, D, 500)))
+    codes = quantizer.book(0).tables()[0]  # type: ignore[operator]
+    torch.testing.assert_close(
+        torch.cov(codes.t()), mix @ mix.t(), rtol=0.2, atol=0.2 * float(mix.square().sum()) / D
+    )
+    assert out.codes.unique().numel() > 500

@@ -147,7 +147,7 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def start_books(self, audio: Tensor) -> None:
-        """Before the first quantized step of training: set the codebooks that start by k-means.
+        """Before the first quantized step of training: set the codebooks that start from data.
 
         Books that start from one small batch hold nearly one vector a code, and leave nothing to the next books.
 
@@ -155,7 +155,7 @@ class Codec(nn.Module):
             audio: `(B, C, N)` with some ten frames for each code of a book.
         """
         books = [part for part in self.quantizer.modules() if isinstance(part, Book)]
-        if any(book.start == "kmeans" for book in books):
+        if any(book.starts_from_data for book in books):
             self.quantizer(torch.cat([self.encoder(self.fill_frame(part)) for part in audio.split(16)]))
         for book in books:
             book.settle()

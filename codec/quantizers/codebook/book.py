@@ -74,6 +74,11 @@ class Book(Lookup):
         return self.table.projects or self.assign.differentiable
 
     @property
+    def starts_from_data(self) -> bool:
+        """Whether the first vectors matter more than any later ones."""
+        return self.start == "kmeans" or self.table.spreads
+
+    @property
     def takes_nearest(self) -> bool:
         """Whether training too picks the nearest code, so that it may be searched beforehand."""
         return type(self.assign) is Nearest
@@ -135,7 +140,7 @@ class Book(Lookup):
 
     @torch.no_grad()
     def begin(self, x: Tensor) -> None:
-        """Start from the first vectors (M, D) seen in training by k-means. Once only."""
+        """Start from the first vectors (M, D) seen in training, by k-means or by their spread. Once only."""
         if self.ready:
             return
         x = gather(self.table.query(x))
@@ -148,7 +153,9 @@ class Book(Lookup):
                     stacklevel=2,
                 )
             self.table.start(x)
-            broadcast(*self.table.parameters(), *self.table.buffers())
+        elif self.table.spreads:
+            self.table.spread(x)
+        broadcast(*self.table.parameters(), *self.table.buffers())
         self.started.fill_(True)
         self._ready = True
 

@@ -9,10 +9,14 @@ from codec.quantizers.codebook.table import Table
 
 
 class SimVQ(Table):
-    """A frozen random basis times one learned matrix, so that every step moves all codes (SimVQ, arXiv 2411.02038)."""
+    """A frozen random basis times one learned matrix, so that every step moves all codes (SimVQ, arXiv 2411.02038).
+
+    The release draws the matrix at random, which suits latents that start as soft as its codes. Here the first queries
+    give it their covariance: codes that all lie around the origin are one code to latents of variance 1.
+    """
 
     writable = startable = False
-    learned = True
+    learned = spreads = True
 
     def __init__(self, dim: int, size: int, *, trainable: bool) -> None:
         super().__init__(dim, size, trainable=False)
@@ -21,6 +25,13 @@ class SimVQ(Table):
 
     def codes(self) -> Tensor:
         return self.proj(self.weight)
+
+    @torch.no_grad()
+    def spread(self, x: Tensor) -> None:
+        values, vectors = torch.linalg.eigh(x.t().double() @ x.double() / len(x))
+        # the basis has the covariance I / d
+        root = (vectors * (len(values) * values.clamp_min(0)).sqrt()) @ vectors.t()
+        self.proj.weight.copy_(root)
 
 
 class Projected(Table):

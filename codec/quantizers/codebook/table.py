@@ -16,12 +16,14 @@ class Table(nn.Module):
         startable: codes can be set to given vectors before training.
         learned: codes also depend on parameters that only the optimiser can move.
         projects: the search space is not the latent space, so each pick carries its own gradient.
+        spreads: codes that cannot be set can still take the spread of the first queries of training.
     """
 
     writable = True
     startable = True
     learned = False
     projects = False
+    spreads = False
     weight: Tensor
 
     def __init__(self, dim: int, size: int, *, trainable: bool) -> None:
@@ -57,6 +59,10 @@ class Table(nn.Module):
     def start(self, x: Tensor) -> None:
         """Set the codes from the first queries (M, d) of training."""
         self.write(kmeans(x, len(self.weight)))
+
+    @torch.no_grad()
+    def spread(self, x: Tensor) -> None:
+        """Give the codes the spread of the first queries (M, d) of training, where ``spreads`` says so."""
 
 
 class Free(Table):
