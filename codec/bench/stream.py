@@ -63,11 +63,11 @@ def measure(model: str, clip: str, *, seconds: float = 60.0) -> Link:
         encoder, decoder = StreamEncoder(codec), StreamDecoder(codec)
         block = clip_of(codec, clip, BLOCK * codec.hop / codec.sample_rate)
         total = max(SETTLE + BLOCK, round(seconds * codec.sample_rate / codec.hop))
-        spent: list[tuple[float, float]] = []
+        blocks: list[np.ndarray] = []
         ratios: list[float] = []
         start = 0.0
         for number in range(0, total, BLOCK):
-            times = [_frame(encoder, decoder, frame) for frame in block.split(codec.hop, dim=-1)]
+            times = np.array([_frame(encoder, decoder, frame) for frame in block.split(codec.hop, dim=-1)])
             began = time.perf_counter()
             codec.decode(codec.encode(block))
             offline = time.perf_counter() - began
@@ -75,12 +75,12 @@ def measure(model: str, clip: str, *, seconds: float = 60.0) -> Link:
                 start = resident() / 1e6
                 times = times[SETTLE:]
                 offline *= len(times) / BLOCK
-            ratios.append(sum(map(sum, times)) / offline)
-            spent += times
+            ratios.append(times.sum() / offline)
+            blocks.append(times)
         growth = resident() / 1e6 - start
-    encode, decode = np.array(spent).T * 1000
+    encode, decode = np.concatenate(blocks).T * 1000
     return Link(
-        len(spent),
+        len(encode),
         1000 * codec.hop / codec.sample_rate,
         _ends(encode),
         _ends(decode),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -92,7 +92,10 @@ def command(one: Receipt) -> str:
     recipes.register()
     with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
         config = parse(compose("config", overrides=[f"+recipe={one['recipe']}"]))
-    base = asdict(tiny(config) if one["size"] == "tiny" else config)
+    # what `size=tiny` does depends on the number of steps
+    course = replace(config.train, steps=one["steps"])
+    base = asdict(tiny(replace(config, train=course)) if one["size"] == "tiny" else config)
+    base["train"]["steps"] = config.train.steps
     words = [f"size={one['size']}", f"seed={one['seed']}", f"data.root={one['config']['data']['root']}"]
     for group in ("model", "quantizer", "discriminator", "loss", "optim", "train", "data", "trainer"):
         words += _changes(group, base[group], one["config"].get(group, {}))
