@@ -19,8 +19,8 @@ def tiny(config: RunConfig) -> RunConfig:
 
     And for few steps: four times the learning rate (Adam's suits a width inversely, Yang et al., arXiv 2203.03466) but
     at most 0.001, which rises for a tenth of the steps and falls to 0 over the others; running means of the codebooks
-    over 20 steps instead of 100, and a look at dead codes every other step. Quantization begins after a fortieth of the
-    steps and discriminators join after half, at the latest.
+    over 20 steps instead of 100, and a look at dead codes every other step. Discriminators that would join after the
+    last step join after half.
     """
     model = config.model | {half: narrow(config.model[half], 4, 8) for half in ("encoder", "decoder")}
     course, steps = config.train, config.train.steps
@@ -41,9 +41,7 @@ def tiny(config: RunConfig) -> RunConfig:
         quantizer=nimble(config.quantizer),
         data=data,
         optim=optim,
-        train=replace(
-            course, q_start=min(course.q_start, steps // 40), d_start=min(course.d_start, steps // 2)
-        ),
+        train=replace(course, d_start=course.d_start if course.d_start < steps else steps // 2),
         discriminator=narrow(config.discriminator, 8, 4),
     )
 
