@@ -12,7 +12,8 @@ class SimVQ(Table):
     """A frozen random basis times one learned matrix, so that every step moves all codes (SimVQ, arXiv 2411.02038).
 
     The release draws the matrix at random, which suits latents that start as soft as its codes. Here the first queries
-    give it their covariance: codes that all lie around the origin are one code to latents of variance 1.
+    give it the covariance that the best random codes have for them: those around the origin are one code to latents of
+    variance 1, and those as wide as the latents are farther from most of them than the origin is.
     """
 
     writable = startable = False
@@ -29,9 +30,22 @@ class SimVQ(Table):
     @torch.no_grad()
     def spread(self, x: Tensor) -> None:
         values, vectors = torch.linalg.eigh(x.t().double() @ x.double() / len(x))
+        wide = reproduced(values, math.log2(len(self.weight)))
         # the basis has the covariance I / d
-        root = (vectors * (len(values) * values.clamp_min(0)).sqrt()) @ vectors.t()
-        self.proj.weight.copy_(root)
+        self.proj.weight.copy_((vectors * (len(values) * wide).sqrt()) @ vectors.t())
+
+
+def reproduced(variances: Tensor, bits: float) -> Tensor:
+    """Variances (d,) of the codes that code Gaussian channels of given variances (d,) best with so many bits.
+
+    Reverse water-filling (Cover and Thomas, Elements of Information Theory, section 10.3.3): channels above the water
+    keep it as their error, the others get no bits.
+    """
+    falling = variances.clamp_min(1e-12).sort(descending=True).values.log2()
+    count = torch.arange(1, len(falling) + 1, device=falling.device)
+    water = (falling.cumsum(0) - 2 * bits) / count  # its logarithm if the first channels are above it
+    above = int((water < falling).sum())
+    return (variances - water[max(0, above - 1)].exp2()).clamp_min(0)
 
 
 class Projected(Table):
