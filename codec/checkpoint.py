@@ -163,8 +163,9 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, 
         raise CheckpointError(f"there is no weights file {path}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    # torch.save writes a zip file, in older versions a bare pickle
-    if start.startswith((b"PK", b"\x80")):
+    # torch.save writes a zip file, in older versions a bare pickle; safetensors begin with the length of their header,
+    # whose bytes may be the same, and then the header's brace
+    if start.startswith((b"PK", b"\x80")) and start[8:9] != b"{":
         raise CheckpointError(
             f"{path} is a pickle, which can run code when it is opened: only .safetensors files are loaded "
             "(codec export and codec import-weights make them)"
