@@ -362,3 +362,15 @@ def test_weights_that_an_optimiser_moved_are_not_the_packed_ones(fused: bool) ->
     after = conv(layer(x).transpose(1, 2)).detach()
     assert not torch.allclose(before, after, atol=0.1)
     torch.testing.assert_close(run(), after, rtol=1e-3, atol=1e-4)
+
+
+def test_a_weight_at_the_address_of_another_is_not_taken_for_it() -> None:
+    layer, x = Linear(64, 64), torch.randn(5, 64)
+    with torch.inference_mode():
+        layer(x)
+    other = Linear(64, 64)
+    layer.load_state_dict(other.state_dict(), assign=True)
+    layer.weight.data.mul_(2)
+    layer.eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))

@@ -546,3 +546,22 @@ def test_codes_of_simvq_begin_where_random_codes_serve_best() -> None:
     torch.testing.assert_close(codes.var(0), expected, rtol=0.15, atol=0.01)
     assert out.codes.unique().numel() > 500
     assert (out.quantized - z).square().sum() < 0.1 * z.square().sum()
+
+
+@pytest.mark.parametrize("table", ["free", "simvq", "factorized"])
+def test_books_are_those_that_were_loaded_last(table: str) -> None:
+    quantizer = build_part(
+        "quantizer", {"name": "rvq", "num_codebooks": 2, "codebook_size": 16, "table": table}, dim=D
+    )
+    quantizer.train()(latents())
+    codes = quantizer.eval().encode(latents())
+    before = quantizer.decode(codes)
+    other = {name: 1.5 * v if v.is_floating_point() else v for name, v in quantizer.state_dict().items()}
+    quantizer.load_state_dict(other, assign=True)
+    fresh = copy.deepcopy(quantizer).train().eval()
+    assert not torch.allclose(quantizer.decode(codes), before)
+    assert torch.equal(quantizer.decode(codes), fresh.decode(codes))
+    for parameter in [*quantizer.parameters(), *quantizer.buffers()]:
+        if parameter.is_floating_point():
+            parameter.data.mul_(0.5)
+    assert torch.equal(quantizer.eval().decode(codes), copy.deepcopy(quantizer).train().eval().decode(codes))

@@ -16,7 +16,7 @@ from codec.errors import ConfigError
 from codec.nn.receptive import receptive_field
 from codec.nn.start import normalize_convolutions
 from codec.nn.state import StreamState
-from codec.nn.version import note_change
+from codec.nn.version import Changing
 from codec.quantizers.base import Quantizer
 from codec.quantizers.codebook.book import Book
 
@@ -42,7 +42,7 @@ class CodecOutput:
     first: Tensor
 
 
-class Codec(nn.Module):
+class Codec(Changing):
     """Audio to codes and back.
 
     Args:
@@ -90,11 +90,6 @@ class Codec(nn.Module):
         self.metadata: dict[
             str, Any
         ] = {}  # what the weights file says about itself; `codec.api.load` fills it
-
-    def train(self, mode: bool = True) -> Codec:
-        """Switch between training and evaluation; what was made of the weights is made anew."""
-        note_change()
-        return super().train(mode)
 
     @property
     def frame_rate(self) -> float:

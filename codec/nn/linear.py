@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codec.nn.version import Version, version
+from codec.nn.version import Changing, Version, version
 from codec.ops import layers
 
 T = TypeVar("T")
@@ -174,7 +174,7 @@ def compiled_block(inputs: int, outputs: int) -> int | None:
     return None
 
 
-class Linear(nn.Linear):
+class Linear(Changing, nn.Linear):
     """`nn.Linear` computed by `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any, Self
+
+from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 Version = tuple[int, int, int]
@@ -20,10 +22,28 @@ def version(tensor: Tensor) -> Version:
     """A value that differs from the one before if the tensor may have changed since.
 
     A tensor counts the writes into it, but fused optimisers of torch write past that count, and so does everything
-    that goes through `.data`. Therefore a step of any optimiser counts as a change of every tensor, and so does
-    switching a codec between training and evaluation.
+    that goes through `.data`; a tensor that takes another's place may lie at its address. Therefore a step of any
+    optimiser counts as a change of every tensor, and so do loading, moving and switching a `Changing` module between
+    training and evaluation. After a write through `.data`, say `.eval()`.
     """
     return tensor._version, tensor.data_ptr(), _changes
+
+
+class Changing(nn.Module):
+    """A module whose weights count as changed when they are loaded or moved and when its mode is switched."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; what was made of the weights is made anew."""
+        note_change()
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        note_change()
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        note_change()
+        super()._load_from_state_dict(*args, **kwargs)
 
 
 register_optimizer_step_post_hook(note_change)

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codec.errors import CodecError, ConfigError
 from codec.nn.functional import without_autocast
+from codec.nn.version import Changing
 from codec.quantizers.codebook.sync import several
 
 Losses = dict[str, Tensor]
@@ -51,7 +52,7 @@ class QuantizerOutput:
     first: Tensor
 
 
-class Quantizer(nn.Module, ABC):
+class Quantizer(Changing, ABC):
     """Base of all quantizers: it checks and lays out; ``_forward``, ``_search`` and ``_embed`` do the work.
 
     Args:

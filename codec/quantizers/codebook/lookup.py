@@ -1,18 +1,18 @@
 """What inference needs of a codebook: its code vectors, the search for the nearest one, and the way back."""
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codec import ops
-from codec.nn.version import version
+from codec.nn.version import Changing, version
 from codec.quantizers.codebook.assign import nearest, scores
 from codec.quantizers.codebook.table import Table
 
 
-class Lookup(nn.Module):
+class Lookup(Changing):
     """A table of V code vectors for vectors of width D.
 
     Args:
@@ -62,7 +62,15 @@ class Lookup(nn.Module):
         """Vectors (M, D) of codes (M,)."""
         return self.table.lift(self.tables()[0].index_select(0, index))
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "Lookup":
-        """Moving a module may put other tensors in place of its own."""
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode; the table is looked at anew."""
         self._tensors = None
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._tensors = None  # moving and loading may put other tensors in place of the table's
         return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._tensors = None
+        super()._load_from_state_dict(*args, **kwargs)
