@@ -23,7 +23,7 @@ def told(*words: str) -> dict[str, Any]:
 def test_stream(tiny_model) -> None:
     link = told("stream", str(SPEECH), "--model", str(tiny_model), "--seconds", "12")
     assert link["frame_ms"] == 20
-    assert link["frames"] == 950  # two blocks of 500 without the first 50
+    assert link["frames"] == 950  # two blocks of ten seconds without the first 50 frames
     for part in ("encode_ms", "decode_ms", "both_ms"):
         assert 0 < link[part][0] <= link[part][1]
     assert link["both_ms"][0] > max(link["encode_ms"][0], link["decode_ms"][0])
@@ -53,3 +53,5 @@ def test_encodec() -> None:
 def test_a_measured_process_that_fails_says_why() -> None:
     with pytest.raises(CodecError, match="ValueError: no sound"):
         fresh("raise ValueError('no sound')")
+    with pytest.raises(CodecError, match="exit status -9"):
+        fresh("import os; os.kill(os.getpid(), 9)")

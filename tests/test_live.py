@@ -155,6 +155,13 @@ def test_a_recorder_that_does_not_know_the_end(samples):
         (b"RIFF1234WAVEfmt \xff\xff\xff\xff", "the WAV header is damaged"),
         (wav(np.array([0, np.nan]), subtype="FLOAT"), "not a finite number"),
     ],
+    ids=[
+        "cut header",
+        "8 bits",
+        "no format",
+        "long chunk",
+        "nan",
+    ],  # a float file carries the time it was written
 )
 def test_a_bad_source_is_refused(codec, content, words):
     with pytest.raises(AudioError, match=words):

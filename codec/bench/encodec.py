@@ -17,6 +17,7 @@ from torch import Tensor
 from codec.bench.speed import fresh
 from codec.checkpoint import load
 from codec.convert import import_weights
+from codec.errors import ConfigError
 from codec.long import decode_pieces, encode_pieces
 from codec.ops.threads import threads
 
@@ -85,8 +86,14 @@ def compare(lengths: Sequence[float] = (10.0, 60.0), *, rounds: int = 5) -> Iter
     Args:
         lengths: in seconds.
         rounds: that count; one before them warms up.
+
+    Raises:
+        ConfigError: the package is not installed.
     """
-    from encodec import EncodecModel
+    try:
+        from encodec import EncodecModel
+    except ImportError as error:
+        raise ConfigError(f"the package encodec cannot be loaded: {error}") from error
 
     with tempfile.TemporaryDirectory() as folder, threads(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package's form of weight norm

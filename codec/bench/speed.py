@@ -122,7 +122,10 @@ def fresh(script: str, *arguments: str) -> list[float]:
     command = [sys.executable, "-W", "ignore", "-c", script + _PEAK, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CodecError(f"a process that was to be measured failed: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines() or [
+            f"exit status {done.returncode}"
+        ]  # killed, it says nothing
+        raise CodecError(f"a process that was to be measured failed: {said[-1]}")
     return [float(word) for word in done.stdout.split()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from codec.ops.threads import threads
 from codec.stream import StreamDecoder, StreamEncoder
 
 SETTLE = 50  # frames that are not measured: the first ones allocate
-BLOCK = 500  # frames after which the same sound is coded at once
+BLOCK = 10.0  # seconds, about, after which the same sound is coded at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,12 @@ class Link:
 
 @torch.inference_mode()
 def measure(model: str, clip: str, *, seconds: float = 60.0) -> Link:
-    """Stream a recording through a codec on one thread, coding each ten seconds at once in between.
+    """Stream a recording through a codec on one thread, coding each ten seconds or so at once in between.
 
     Args:
         model: name or path of a causal codec.
         clip: sound file; a shorter one is repeated.
-        seconds: that are streamed.
+        seconds: that are streamed, in whole blocks of that.
 
     Raises:
         AudioError: the clip cannot be read.
@@ -61,12 +62,12 @@ def measure(model: str, clip: str, *, seconds: float = 60.0) -> Link:
     codec = api.load(model)
     with threads(1):
         encoder, decoder = StreamEncoder(codec), StreamDecoder(codec)
-        block = clip_of(codec, clip, BLOCK * codec.hop / codec.sample_rate)
-        total = max(SETTLE + BLOCK, round(seconds * codec.sample_rate / codec.hop))
+        size = max(2 * SETTLE, round(BLOCK * codec.frame_rate))
+        block = clip_of(codec, clip, size * codec.hop / codec.sample_rate)
         blocks: list[np.ndarray] = []
         ratios: list[float] = []
         start = 0.0
-        for number in range(0, total, BLOCK):
+        for number in range(math.ceil(seconds * codec.frame_rate / size)):
             times = np.array([_frame(encoder, decoder, frame) for frame in block.split(codec.hop, dim=-1)])
             began = time.perf_counter()
             codec.decode(codec.encode(block))
@@ -74,7 +75,7 @@ def measure(model: str, clip: str, *, seconds: float = 60.0) -> Link:
             if number == 0:
                 start = resident() / 1e6
                 times = times[SETTLE:]
-                offline *= len(times) / BLOCK
+                offline *= len(times) / size
             ratios.append(times.sum() / offline)
             blocks.append(times)
         growth = resident() / 1e6 - start

@@ -134,7 +134,7 @@ def stream(
     clip: Annotated[str, typer.Argument(help="Sound file to stream.")],
     model: Annotated[str, typer.Option(help="Model name or weights file; a causal codec.")] = "default",
     seconds: Annotated[
-        float, typer.Option(min=1.0, help="To stream: the first ten of the file, again and again.")
+        float, typer.Option(min=1.0, help="To stream: the first ten or so of the file, as often as they fit.")
     ] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -156,7 +156,7 @@ def stream(
         ("both", link.both_ms),
     ):
         typer.echo(f"{what:8} median {median:6.2f} ms   99th percentile {late:6.2f} ms")
-    typer.echo(f"{link.offline:.1f} times the time of coding ten seconds at once")
+    typer.echo(f"{link.offline:.1f} times the time of coding as much at once")
     typer.echo(f"memory   {link.start_mb:.0f} MB, grew by {link.growth_mb:.1f} MB")
 
 

@@ -50,6 +50,8 @@ def _normalize(conv: nn.Conv1d, inputs: Any, y: Tensor) -> Tensor:
     deviation = (values - mean[:, None]).square().mean(1).sqrt()
     # a channel that hears nothing stays as it is
     deviation = torch.where(deviation > 1e-8, deviation, 1.0)
+    if isinstance(conv, nn.ConvTranspose1d) and conv.groups > 1:
+        return y  # its weights are blocked by group; it stays as it is
     shape = [1] * conv.weight.ndim
     shape[1 if isinstance(conv, nn.ConvTranspose1d) else 0] = -1
     weight = conv.weight / deviation.float().view(shape)

@@ -19,8 +19,8 @@ def tiny(config: RunConfig) -> RunConfig:
 
     And for few steps: four times the learning rate (Adam's suits a width inversely, Yang et al., arXiv 2203.03466) but
     at most 0.001, which rises for a tenth of the steps and falls to 0 over the others; running means of the codebooks
-    over 20 steps instead of 100, and a look at dead codes every other step. Discriminators that would join after the
-    last step join after half.
+    over 20 steps instead of 100, and a look at dead codes every other step. Where quantization would begin or
+    discriminators join only after the last step, they do after a fortieth and after half of them.
     """
     model = config.model | {half: narrow(config.model[half], 4, 8) for half in ("encoder", "decoder")}
     course, steps = config.train, config.train.steps
@@ -41,7 +41,11 @@ def tiny(config: RunConfig) -> RunConfig:
         quantizer=nimble(config.quantizer),
         data=data,
         optim=optim,
-        train=replace(course, d_start=course.d_start if course.d_start < steps else steps // 2),
+        train=replace(
+            course,
+            q_start=course.q_start if course.q_start < steps else steps // 40,
+            d_start=course.d_start if course.d_start < steps else steps // 2,
+        ),
         discriminator=narrow(config.discriminator, 8, 4),
     )
 
@@ -50,8 +54,10 @@ def nimble(quantizer: dict[str, Any]) -> dict[str, Any]:
     """The same quantizer, its running means over 20 steps, its dead codes looked for every other step."""
     if "decay" not in quantizer:
         return quantizer
-    choices = resolve({key: quantizer[key] for key in DEFAULTS if key in quantizer})
-    revive = {"name": "threshold", "every": 2} if choices["revive"] == "threshold" else quantizer["revive"]
+    revive = resolve({key: quantizer[key] for key in DEFAULTS if key in quantizer})["revive"]
+    settings = {"name": revive} if isinstance(revive, str) else dict(revive)
+    if settings["name"] == "threshold":
+        revive = settings | {"every": 2}
     return quantizer | {"decay": 0.95, "revive": revive}
 
 

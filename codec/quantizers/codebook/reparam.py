@@ -29,6 +29,8 @@ class SimVQ(Table):
 
     @torch.no_grad()
     def spread(self, x: Tensor) -> None:
+        if not x.any():
+            return  # silence has no spread, and a matrix of zeros would never learn one
         values, vectors = torch.linalg.eigh(x.t().double() @ x.double() / len(x))
         wide = reproduced(values, math.log2(len(self.weight)))
         # the basis has the covariance I / d
