@@ -56,9 +56,8 @@ def nimble(quantizer: dict[str, Any]) -> dict[str, Any]:
         return quantizer
     revive = resolve({key: quantizer[key] for key in DEFAULTS if key in quantizer})["revive"]
     settings = {"name": revive} if isinstance(revive, str) else dict(revive)
-    if settings["name"] == "threshold":
-        revive = settings | {"every": 2}
-    return quantizer | {"decay": 0.95, "revive": revive}
+    quick = {"revive": settings | {"every": 2}} if settings["name"] == "threshold" else {}
+    return quantizer | {"decay": 0.95} | quick
 
 
 def faster(optimizer: dict[str, Any]) -> dict[str, Any]:
