@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,7 @@ def test_page_of_receipts_has_a_row_a_command_and_a_picture_for_each() -> None:
             "data": data | {"filters": {"kind": "music"}},
             "model": {"sample_rate": 24000},
             "train": {"steps": 400},
+            "optim": {"generator": {"lr": 4e-4}, "discriminator": {"lr": 3e-3}},
             "trainer": {"val_check_interval": 20},
         },
     }
@@ -148,12 +151,13 @@ def test_page_of_receipts_has_a_row_a_command_and_a_picture_for_each() -> None:
     assert row.startswith("| `encodec` tiny | 24 | 0.94 M | 400 | 4 x 0.5 s |")
     assert row.endswith("| 2.00 at 20, 1.00 at 400 | -50% | 30% |")
     command = receipts_page.command(run)
-    assert command.startswith(
-        "python train.py +recipe=encodec size=tiny seed=0 data.root=train.jsonl train.steps=400"
-    )
+    assert command.startswith("python train.py +recipe=encodec size=tiny seed=0 data.root=train.jsonl ")
+    assert "train.steps=400" in command
     assert "data.valid_seconds=2" in command
     assert "'data.filters={kind:music}'" in command
     assert "batch_size" not in command, "what the recipe says already"
+    # before size=tiny makes four times as much of it, but at most 0.001
+    assert "optim.generator.lr=0.0001 optim.discriminator.lr=0.003" in command
     assert command.endswith("trainer.val_check_interval=20")
     picture = receipts_page.curves([run, run])
     assert picture.count("<polyline") == 2
@@ -171,6 +175,16 @@ def test_table_of_recipes_is_made_of_the_receipts() -> None:
     text, found = (recipes.folder() / "README.md").read_text(), receipts_page.receipts()
     assert receipts_page.updated(text, found) == text, "run python -m codec.train.receipts"
     assert (recipes.folder() / "curves.svg").read_text() == receipts_page.curves(found)
+
+
+@pytest.mark.parametrize("receipt", receipts_page.receipts(), ids=receipts_page.label)
+def test_command_of_a_receipt_repeats_its_run(receipt: dict[str, Any]) -> None:
+    words = shlex.split(receipts_page.command(receipt))
+    assert words[:2] == ["python", "train.py"]
+    config = parse(composed(receipt["recipe"], *words[3:]))
+    again = asdict(tiny(config) if config.size == "tiny" else config)
+    for group in ("model", "quantizer", "discriminator", "optim", "train"):
+        assert again[group] == receipt["config"][group], group
 
 
 def test_every_receipt_is_of_a_recipe_and_holds_no_path() -> None:

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from codec import assets
 from codec.train import recipes
 from codec.train.config import parse
-from codec.train.size import tiny
+from codec.train.size import slower, tiny
 
 COLUMNS = [
     "recipe",
@@ -96,9 +96,16 @@ def command(one: Receipt) -> str:
     course = replace(config.train, steps=one["steps"])
     base = asdict(tiny(replace(config, train=course)) if one["size"] == "tiny" else config)
     base["train"]["steps"] = config.train.steps
+    then = dict(one["config"])
+    if one["size"] == "tiny":
+        # rates are given before `size=tiny` raises them
+        rates = {part: then["optim"][part] for part in ("generator", "discriminator")}
+        then["optim"] = then["optim"] | {
+            part: slower(rate) for part, rate in rates.items() if rate != base["optim"][part]
+        }
     words = [f"size={one['size']}", f"seed={one['seed']}", f"data.root={one['config']['data']['root']}"]
     for group in ("model", "quantizer", "discriminator", "loss", "optim", "train", "data", "trainer"):
-        words += _changes(group, base[group], one["config"].get(group, {}))
+        words += _changes(group, base[group], then.get(group, {}))
     return f"python train.py +recipe={one['recipe']} " + " ".join(words)
 
 

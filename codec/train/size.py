@@ -67,6 +67,13 @@ def faster(optimizer: dict[str, Any]) -> dict[str, Any]:
     )
 
 
+def slower(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """The optimiser that `faster` makes this one of."""
+    return optimizer | (
+        {"lr": optimizer["lr"] / (4 if optimizer["lr"] <= 1e-3 else 1)} if "lr" in optimizer else {}
+    )
+
+
 def narrow(settings: Any, factor: int, least: int, key: str = "") -> Any:
     """The same settings with every count of channels divided by `factor`, but not below `least`."""
     if isinstance(settings, dict):
