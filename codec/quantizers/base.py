@@ -26,6 +26,7 @@ LOSS_WEIGHTS = {
     "coherence": 0.01,
     "kl": 0.0001,
     "spread": 0.001,
+    "range": 1.0,
 }
 Pass = tuple[Tensor, Tensor, Tensor, Losses, Losses]
 

@@ -52,8 +52,8 @@ class LFQ(Scalar):
     def _values(self, digits: Tensor) -> Tensor:
         return (2 * digits - 1) * self.size
 
-    def _terms(self, y: Tensor, values: Tensor) -> Losses:
-        return {"commit": F.mse_loss(y, values.detach()), "entropy": self._entropy(y)}
+    def _terms(self, y: Tensor, bounded: Tensor, values: Tensor) -> Losses:
+        return {"commit": F.mse_loss(bounded, values.detach()), "entropy": self._entropy(bounded)}
 
     def _entropy(self, y: Tensor) -> Tensor:
         logits = 4 * y * self.size / self.temperature

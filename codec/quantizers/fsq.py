@@ -3,13 +3,23 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from codec.quantizers.base import Losses
 from codec.quantizers.scalar import Scalar
 
 
+#: Beyond it the bound's slope is below a fourteenth.
+FLAT = 2.0
+
+
 class FSQ(Scalar):
-    """A few fixed levels per channel, no codebook and no loss (Mentzer et al., arXiv 2309.15505).
+    """A few fixed levels per channel, no codebook (Mentzer et al., arXiv 2309.15505).
+
+    The paper has no loss. Here ``range`` is the mean square of what latents lie beyond the bend of the bound, 0 for those
+    within it. An encoder is never told how large its latents should be, and where tanh is flat nothing tells it that
+    they are too large: Adam, which scales small gradients up, drives them on, and every channel ends with two levels.
 
     Levels of the paper for 2^8 to 2^16 codes: [8, 6, 5], [8, 5, 5, 5], [7, 5, 5, 5, 5], [8, 8, 8, 6, 5],
     [8, 8, 8, 5, 5, 5].
@@ -23,6 +33,7 @@ class FSQ(Scalar):
     """
 
     slope = 1.0
+    loss_names = ("range",)
 
     def __init__(
         self,
@@ -46,6 +57,10 @@ class FSQ(Scalar):
 
     def _bound(self, y: Tensor) -> Tensor:
         return torch.tanh(self.slope * (y + self.shift)) * self.reach - self.offset
+
+    def _terms(self, y: Tensor, bounded: Tensor, values: Tensor) -> Losses:
+        excess = F.relu((self.slope * (y + self.shift)).abs() - FLAT)
+        return {"range": excess.square().mean()}
 
     def _digits(self, y: Tensor) -> Tensor:
         return y.round().long() + self.levels // 2

@@ -54,7 +54,7 @@ class Lattice(Scalar):
     def _values(self, digits: Tensor) -> Tensor:
         return (digits - self.levels // 2) * self.step.abs().clamp_min(1e-12)
 
-    def _terms(self, y: Tensor, values: Tensor) -> Losses:
+    def _terms(self, y: Tensor, bounded: Tensor, values: Tensor) -> Losses:
         return {
             "commit": F.mse_loss(y, values.detach()),
             "codebook": F.mse_loss(values, y.detach()),
@@ -106,5 +106,5 @@ class QLAE(Scalar):
     def _values(self, digits: Tensor) -> Tensor:
         return self.values.gather(1, digits.t()).t()
 
-    def _terms(self, y: Tensor, values: Tensor) -> Losses:
+    def _terms(self, y: Tensor, bounded: Tensor, values: Tensor) -> Losses:
         return {"commit": F.mse_loss(y, values.detach()), "codebook": F.mse_loss(values, y.detach())}

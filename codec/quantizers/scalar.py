@@ -93,8 +93,8 @@ class Scalar(Quantizer):
         """The values, with the gradient to the bounded channels (M, d)."""
         return straight_through(y, values)
 
-    def _terms(self, y: Tensor, values: Tensor) -> Losses:
-        """The losses ``loss_names`` of bounded channels (M, d) and their values (M, d)."""
+    def _terms(self, y: Tensor, bounded: Tensor, values: Tensor) -> Losses:
+        """The losses ``loss_names`` of channels (M, d), before and after the bound, and their values (M, d)."""
         return {}
 
     def _begin(self, y: Tensor) -> None:
@@ -141,7 +141,9 @@ class Scalar(Quantizer):
         quantized = self.up(out.reshape(-1, self.width)).view(batch, frames, self.dim)
         metrics: Losses = {"nonfinite": bad} if self.training else {}
         metrics |= name_metrics([self._measure(k, codes[..., k].flatten()) for k in range(stages)])
-        losses = self._terms(bounded, values) if len(y) else dict.fromkeys(self.loss_names, y.new_zeros(()))
+        losses = (
+            self._terms(y, bounded, values) if len(y) else dict.fromkeys(self.loss_names, y.new_zeros(()))
+        )
         return quantized, quantized, codes, losses, metrics
 
     def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
