@@ -565,3 +565,17 @@ def test_books_are_those_that_were_loaded_last(table: str) -> None:
         if parameter.is_floating_point():
             parameter.data.mul_(0.5)
     assert torch.equal(quantizer.eval().decode(codes), copy.deepcopy(quantizer).train().eval().decode(codes))
+
+
+@pytest.mark.parametrize("name", ["fsq", "ifsq"])
+def test_fsq_calls_back_latents_that_its_bound_has_flattened(name: str) -> None:
+    quantizer = build_part("quantizer", {"name": name, "levels": [5] * 8, "num_codebooks": 2}, dim=8).train()
+    z = torch.randn(2, 8, 50).clamp(-1.9, 1.9)
+    assert quantizer(z).losses["range"] == 0
+    far = (30 * z).requires_grad_()
+    optimizer = torch.optim.Adam([far], lr=0.5)
+    for _ in range(300):
+        optimizer.zero_grad()
+        quantizer(far).losses["range"].backward()
+        optimizer.step()
+    assert far.abs().max() < 2.6

@@ -9,17 +9,15 @@ from torch import Tensor
 from codec.quantizers.base import Losses
 from codec.quantizers.scalar import Scalar
 
-
-#: Beyond it the bound's slope is below a fourteenth.
-FLAT = 2.0
+FLAT = 2.0  # beyond it the slope of tanh is below a fourteenth
 
 
 class FSQ(Scalar):
     """A few fixed levels per channel, no codebook (Mentzer et al., arXiv 2309.15505).
 
-    The paper has no loss. Here ``range`` is the mean square of what latents lie beyond the bend of the bound, 0 for those
-    within it. An encoder is never told how large its latents should be, and where tanh is flat nothing tells it that
-    they are too large: Adam, which scales small gradients up, drives them on, and every channel ends with two levels.
+    Loss (the paper has none): ``range``, the mean square of how far channels lie beyond the bend of the bound. Where
+    tanh is flat nothing else tells an encoder that its latents are too large: Adam, which scales small gradients up,
+    drives them on until every channel has two levels left.
 
     Levels of the paper for 2^8 to 2^16 codes: [8, 6, 5], [8, 5, 5, 5], [7, 5, 5, 5, 5], [8, 8, 8, 6, 5],
     [8, 8, 8, 5, 5, 5].
