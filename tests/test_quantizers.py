@@ -573,8 +573,8 @@ def test_fsq_calls_back_latents_that_its_bound_has_flattened(name: str) -> None:
     z = torch.randn(2, 8, 50).clamp(-1.9, 1.9)
     assert quantizer(z).losses["range"] == 0
     far = (30 * z).requires_grad_()
-    optimizer = torch.optim.Adam([far], lr=0.5)
-    for _ in range(300):
+    optimizer = torch.optim.SGD([far], lr=far.numel() / 4)  # takes half of the excess away at each step
+    for _ in range(20):
         optimizer.zero_grad()
         quantizer(far).losses["range"].backward()
         optimizer.step()
