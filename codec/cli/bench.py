@@ -228,6 +228,9 @@ def train(
     academicodec: Annotated[
         Path | None, typer.Option(help="Checkout of HiFi-Codec's published code, for hificodec.")
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="The step here with train.compile=true.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """One training step, codec and discriminators, in turn with the same step made of public parts."""
@@ -237,7 +240,13 @@ def train(
     from codec.train.speed import race
 
     found = race(
-        recipe, batch=batch, seconds=seconds, rounds=rounds, threads=threads, academicodec=academicodec
+        recipe,
+        batch=batch,
+        seconds=seconds,
+        rounds=rounds,
+        threads=threads,
+        academicodec=academicodec,
+        compiled=compiled,
     )
     if as_json:
         typer.echo(json.dumps({"machine": machine(), **asdict(found), "ratio": found.ratio}, indent=2))

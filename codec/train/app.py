@@ -171,8 +171,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     if checkpoint is None:
         task.start()
     if config.train.compile:
-        codec.encoder.compile()
-        codec.decoder.compile()
+        compile_networks(codec)
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except Interrupted:
@@ -206,6 +205,12 @@ def describe_data(config: RunConfig, data: EndlessData) -> dict[str, Any]:
     """What the run trains on, in plain values."""
     keys = ("root", "corpus", "splits", "filters", "sources")
     return {key: config.data[key] for key in keys if config.data.get(key)} | data.summary
+
+
+def compile_networks(codec: Codec) -> None:
+    """Hand encoder and decoder to `torch.compile`, in place; they are compiled when they first run."""
+    codec.encoder.compile()
+    codec.decoder.compile()
 
 
 def make_task(

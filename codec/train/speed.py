@@ -18,7 +18,7 @@ from codec.build import build
 from codec.errors import ConfigError
 from codec.ops.threads import threads as use_threads
 from codec.train import recipes
-from codec.train.app import make_task
+from codec.train.app import compile_networks, make_task
 from codec.train.config import parse
 from codec.train.speed_reference import EncodecReference, HiFiCodecReference
 from codec.train.task import CodecTask
@@ -62,6 +62,7 @@ def race(
     rounds: int = 5,
     threads: int = 1,
     academicodec: Path | None = None,
+    compiled: bool = False,
 ) -> Race:
     """Run a step here and a step there, in turn, in this process.
 
@@ -74,6 +75,7 @@ def race(
         rounds: that count; one before them warms up.
         threads: of the CPU.
         academicodec: checkout of the published code of HiFi-Codec, which is no package.
+        compiled: the step here as with `train.compile=true`; the round before those that count compiles.
 
     Raises:
         ConfigError: the recipe has no public counterpart, or it was not given.
@@ -86,6 +88,8 @@ def race(
         # about books that start from few vectors, old forms of weight norm and empty mel filters
         warnings.simplefilter("ignore")
         task, audio = own_task(recipe, batch, seconds)
+        if compiled:
+            compile_networks(task.codec)
         theirs: EncodecReference | HiFiCodecReference
         if recipe == "encodec":
             theirs = EncodecReference(audio)
