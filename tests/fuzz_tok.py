@@ -3,8 +3,8 @@
     python tests/fuzz_tok.py --runs 1000000
 
 Guided by coverage where atheris is installed (pip install atheris), else by chance. Half of the mutated files get right
-checksums again, or no mutation would ever come past them. A finding ends the run with the bytes of the file. The
-process gets no more than 64 MiB beyond what it has at the start, touched or not.
+checksums again, or no mutation would ever come past them. A finding ends the run with the bytes of the file. A file
+gets no more than 64 MiB of memory, touched or not.
 """
 
 import argparse
@@ -82,6 +82,18 @@ def read_every_way(data: bytes) -> None:
     assert spent < SLOW, f"{spent:.1f} s for {len(data)} bytes"
 
 
+def in_little_memory(data: bytes) -> None:
+    """Read a file where every allocation fails that makes the process grow by more than `GROWTH`, touched or not."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + GROWTH, hard))
+    try:
+        read_every_way(data)
+    finally:
+        # the fuzzer's own corpus grows
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def reseal(data: bytes) -> bytes:
     """Gives the header and every record that can be followed their right checksums."""
     out = bytearray(data)
@@ -130,7 +142,7 @@ def by_chance(runs: int, seed: int) -> None:
         data = mutate(rng.choice(files), rng)
         data = reseal(data) if rng.random() < 0.5 else data
         try:
-            read_every_way(data)
+            in_little_memory(data)
         except Exception:
             print(f"finding: {data.hex()}", file=sys.stderr)
             raise
@@ -155,7 +167,7 @@ def by_coverage(runs: int, seed: int) -> None:
         for number, data in enumerate(seeds()):
             (Path(folder) / str(number)).write_bytes(data)
         limits = [f"-runs={runs}", f"-seed={seed}", "-max_len=1000", "-timeout=20", "-rss_limit_mb=1000"]
-        atheris.Setup([sys.argv[0], *limits, folder], read_every_way, custom_mutator=mutator)
+        atheris.Setup([sys.argv[0], *limits, folder], in_little_memory, custom_mutator=mutator)
         atheris.Fuzz()
 
 
@@ -187,17 +199,9 @@ def main() -> None:
             import atheris  # noqa: F401
         except ImportError:
             guided = False
-    _limit_memory()
     began = time.monotonic()
     (by_coverage if guided else by_chance)(options.runs, options.seed)
     print(f"{options.runs} files in {time.monotonic() - began:.0f} s, no finding")
-
-
-def _limit_memory() -> None:
-    """Let every allocation fail that makes the process grow by more than `GROWTH`, touched or not."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + GROWTH
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 if __name__ == "__main__":
