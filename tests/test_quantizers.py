@@ -579,3 +579,15 @@ def test_fsq_calls_back_latents_that_its_bound_has_flattened(name: str) -> None:
         quantizer(far).losses["range"].backward()
         optimizer.step()
     assert far.abs().max() < 2.6
+
+
+@pytest.mark.parametrize("levels", [2, 3, 12, 30, 65])
+def test_every_level_of_fsq_can_be_had_without_its_loss(levels: int) -> None:
+    quantizer = build_part(
+        "quantizer", {"name": "fsq", "levels": [levels], "num_codebooks": 1}, dim=1
+    ).train()
+    y = torch.linspace(-8, 8, 20001)[:, None]
+    bounded = quantizer._bound(y)
+    free = (quantizer.slope * (y + quantizer.shift)).abs() <= quantizer.bend
+    assert quantizer._terms(y[free[:, 0]], bounded[free[:, 0]], bounded)["range"] == 0
+    assert len(quantizer._digits(bounded[free[:, 0]]).unique()) == levels

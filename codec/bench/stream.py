@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
@@ -67,7 +66,7 @@ def measure(model: str, clip: str, *, seconds: float = 60.0) -> Link:
         blocks: list[np.ndarray] = []
         ratios: list[float] = []
         start = 0.0
-        for number in range(math.ceil(seconds * codec.frame_rate / size)):
+        for number in range(max(1, round(seconds * codec.frame_rate / size))):
             times = np.array([_frame(encoder, decoder, frame) for frame in block.split(codec.hop, dim=-1)])
             began = time.perf_counter()
             codec.decode(codec.encode(block))

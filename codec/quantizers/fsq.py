@@ -9,7 +9,7 @@ from torch import Tensor
 from codec.quantizers.base import Losses
 from codec.quantizers.scalar import Scalar
 
-FLAT = 2.0  # beyond it the slope of tanh is below a fourteenth
+FLAT = 2.0  # beyond it the slope of tanh is below a fourteenth; 12 levels and more reach further
 
 
 class FSQ(Scalar):
@@ -47,17 +47,20 @@ class FSQ(Scalar):
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         self.register_buffer("reach", half, persistent=False)
         self.register_buffer("offset", offset, persistent=False)
+        edge = torch.atanh((self.levels - 2) / 2 / half)  # of the outermost levels
+        self.register_buffer("bend", (edge + 0.5).clamp_min(FLAT), persistent=False)
         self.register_buffer("shift", torch.atanh(offset / half) / self.slope, persistent=False)
 
     reach: Tensor
     offset: Tensor
     shift: Tensor
+    bend: Tensor
 
     def _bound(self, y: Tensor) -> Tensor:
         return torch.tanh(self.slope * (y + self.shift)) * self.reach - self.offset
 
     def _terms(self, y: Tensor, bounded: Tensor, values: Tensor) -> Losses:
-        excess = F.relu((self.slope * (y + self.shift)).abs() - FLAT)
+        excess = F.relu((self.slope * (y + self.shift)).abs() - self.bend)
         return {"range": excess.square().mean()}
 
     def _digits(self, y: Tensor) -> Tensor:

@@ -88,7 +88,10 @@ def label(one: Receipt) -> str:
 
 
 def command(one: Receipt) -> str:
-    """The command that repeats a run, but for the folder of the data: all that differs from the recipe as it is now."""
+    """The command that repeats a run, but for the folder of the data: all settings that differ from the recipe as it is now.
+
+    Of a run whose parts are the recipe's: another quantizer or model is not told.
+    """
     recipes.register()
     with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
         config = parse(compose("config", overrides=[f"+recipe={one['recipe']}"]))
@@ -99,10 +102,11 @@ def command(one: Receipt) -> str:
     then = dict(one["config"])
     if one["size"] == "tiny":
         # rates are given before `size=tiny` raises them
-        rates = {part: then["optim"][part] for part in ("generator", "discriminator")}
-        then["optim"] = then["optim"] | {
-            part: slower(rate) for part, rate in rates.items() if rate != base["optim"][part]
-        }
+        for part in ("generator", "discriminator"):
+            raised, plain = base["optim"][part], asdict(config.optim)[part]
+            now = then["optim"][part]
+            then["optim"] = then["optim"] | {part: plain if now == raised else slower(now)}
+            base["optim"][part] = plain
     words = [f"size={one['size']}", f"seed={one['seed']}", f"data.root={one['config']['data']['root']}"]
     for group in ("model", "quantizer", "discriminator", "loss", "optim", "train", "data", "trainer"):
         words += _changes(group, base[group], then.get(group, {}))

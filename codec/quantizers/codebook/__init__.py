@@ -159,7 +159,7 @@ def _refuse(name: Mapping[str, str], start: str, table: type[Table]) -> None:
 
 
 def _read(choice: str, spec: Any) -> tuple[str, dict[str, Any]]:
-    arguments = {"name": spec} if isinstance(spec, str) else dict(spec)
+    arguments = {"name": spec} if spec is None or isinstance(spec, str) else dict(spec)
     name = arguments.pop("name", None)
     if name not in OPTIONS[choice]:
         raise ConfigError(
