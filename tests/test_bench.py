@@ -21,7 +21,7 @@ def told(*words: str) -> dict[str, Any]:
 
 
 def test_stream(tiny_model) -> None:
-    link = told("stream", str(SPEECH), "--model", str(tiny_model), "--seconds", "12")
+    link = told("stream", str(SPEECH), "--model", str(tiny_model), "--seconds", "15")
     assert link["frame_ms"] == 20
     assert link["frames"] == 950  # two blocks of ten seconds without the first 50 frames
     for part in ("encode_ms", "decode_ms", "both_ms"):

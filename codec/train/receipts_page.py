@@ -88,7 +88,7 @@ def label(one: Receipt) -> str:
 
 
 def command(one: Receipt) -> str:
-    """The command that repeats a run, but for the folder of the data: all settings that differ from the recipe as it is now.
+    """The command that repeats a run, but for the folder of the data: all settings that differ from the recipe.
 
     Of a run whose parts are the recipe's: another quantizer or model is not told.
     """
