@@ -68,7 +68,7 @@ def table(found: Sequence[Receipt]) -> str:
         crop = data["samples"] / one["config"]["model"]["sample_rate"]
         cells = [
             label(one),
-            f"{one['kbps']:g}",
+            f"{one['kbps']:.3g}",
             f"{one['parameters'] / 1e6:.2f} M",
             str(one["steps"]),
             f"{data['batch_size']} x {crop:.2g} s",
