@@ -389,6 +389,7 @@ def launch(models: list[str], host: str = "127.0.0.1", port: int | None = None, 
         show_error=True,
         max_file_size=sound.MOST_MEGABYTES * 10**6,
         allowed_paths=[str(CLIPS)] if CLIPS.is_dir() else [],
+        _frontend=False,  # its test of the page gives up after 3 s, and on a busy machine the server would not start
         **settings,
     )
     return blocks

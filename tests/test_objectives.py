@@ -13,11 +13,10 @@ from torch import Tensor
 from codec.build import make
 from codec.discriminators import Discriminators, frozen
 from codec.losses import GradientBalancer, ReconstructionLosses
+from codec.quantizers import LOSS_WEIGHTS
 
 CONF = Path(__file__).parents[1] / "conf"
 RATES = {"sample_rate": 16000, "channels": 1}
-# what quantizers add to the objective
-LATENT = {"commit", "codebook"}
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def test_discriminators_step(name: str) -> None:
 def test_objective_weighs_its_terms(name: str) -> None:
     losses, spec = objective(name)
     adversary = {"adv", "fm"} if spec["adversarial"] else set()
-    assert set(spec["weights"]) - LATENT == set(losses.names) | adversary
+    assert set(spec["weights"]) - set(LOSS_WEIGHTS) == set(losses.names) | adversary
     assert bool(spec["adversarial"]) == bool(spec["feature"])
     assert any(spec["weights"].values())
 
