@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor
 
 from codec.build import make
-from codec.discriminators import Discriminators, frozen
+from codec.discriminators import Discriminators
 from codec.losses import GradientBalancer, ReconstructionLosses
 from codec.quantizers import LOSS_WEIGHTS
 
@@ -48,18 +48,13 @@ def test_discriminators_step(name: str) -> None:
     adversarial, feature = make("loss", {"name": "hinge"}), make("loss", {"name": "feature_normalized"})
     audio = 0.1 * torch.randn(1, 1, 2048)
     estimate = (0.1 * torch.randn(1, 1, 2048)).requires_grad_()
-    adversarial.discriminator_loss(*disc.pair(audio, estimate.detach())).backward()
+    real, fake = disc.pair(audio, estimate)
+    adversarial.discriminator_loss(real, fake).backward(retain_graph=True, inputs=list(disc.parameters()))
     assert estimate.grad is None
     assert all(p.grad is not None and p.grad.isfinite().all() for p in disc.parameters())
-    before = [gradient_of(p).clone() for p in disc.parameters()]
-    with frozen(disc):
-        with torch.no_grad():
-            real = disc(audio)
-        fake = disc(estimate)
-        terms = adversarial.generator_loss(fake) | feature(real, fake)
-        torch.stack(list(terms.values())).sum().backward()
-    assert gradient_of(estimate).abs().sum() > 0
-    assert all(torch.equal(a, gradient_of(p)) for a, p in zip(before, disc.parameters(), strict=True))
+    terms = adversarial.generator_loss(fake) | feature(real, fake)
+    (gradient,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), estimate)
+    assert gradient.abs().sum() > 0
 
 
 @pytest.mark.parametrize("name", names("loss"))

@@ -136,6 +136,7 @@ def test_page_of_receipts_has_a_row_a_command_and_a_picture_for_each() -> None:
         "parameters": 940_000,
         "seed": 0,
         "curve": [
+            {"step": 0, "mel_distance": 4.0, "usage": 0.1, "least_usage": 0.2},
             {"step": 20, "mel_distance": 2.0, "usage": 0.1, "least_usage": 0.2},
             {"step": 400, "mel_distance": 1.0, "usage": 0.2, "least_usage": 0.3},
         ],
@@ -149,7 +150,7 @@ def test_page_of_receipts_has_a_row_a_command_and_a_picture_for_each() -> None:
     }
     row = receipts_page.table([run]).splitlines()[-1]
     assert row.startswith("| `encodec` tiny | 24 | 0.94 M | 400 | 4 x 0.5 s |")
-    assert row.endswith("| 2.00 at 20, 1.00 at 400 | -50% | 30% |")
+    assert row.endswith("| 4.00 at 0, 2.00 at 20, 1.00 at 400 | -75% from 0, -50% from 20 | 30% |")
     command = receipts_page.command(run)
     assert command.startswith("python train.py +recipe=encodec size=tiny seed=0 data.root=train.jsonl ")
     assert "train.steps=400" in command

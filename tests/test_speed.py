@@ -40,7 +40,8 @@ def test_the_command_tells_the_ratio() -> None:
     )
     assert told.exit_code == 0, told.output
     found = json.loads(told.stdout)
-    assert found["ratio"] == pytest.approx(found["theirs"] / found["ours"])
+    assert found["ratios"] == [pytest.approx(found["theirs"] / found["ours"])]
+    assert found["ratios_bf16"] == [pytest.approx(found["theirs"] / found["ours_bf16"])]
     assert found["seconds"] == 0.2
 
 

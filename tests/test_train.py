@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from codec.train.callbacks import Monitor, read_log
 from codec.train.config import LogConfig, ScheduleConfig, codebook_choices, parse
 from codec.train.meter import BookUse, Meter
 from codec.train.optim import Average, rate_factor
+from codec.train.speed import own_task
 from codec.train.task import CodecTask, Diverged
 
 ROOT = Path(__file__).parents[1]
@@ -72,9 +74,14 @@ def test_a_run_leaves_a_log_a_receipt_and_metrics(config: Config, tmp_path: Path
     assert {"mel_distance", "mel", "usage"} <= metrics.keys()
     assert objects["trainer"].global_step == 4
     rows = read_log(tmp_path / "run" / "log.jsonl")
-    assert [(row["kind"], row["step"]) for row in rows] == [("train", 2), ("train", 4), ("valid", 4)]
-    assert "disc" not in rows[0], "the discriminators start at batch 2"
-    assert "disc" in rows[1]
+    assert [(row["kind"], row["step"]) for row in rows] == [
+        ("valid", 0),
+        ("train", 2),
+        ("train", 4),
+        ("valid", 4),
+    ]
+    assert "disc" not in rows[1], "the discriminators start at batch 2"
+    assert "disc" in rows[2]
     receipt = json.loads((tmp_path / "run" / "receipt.json").read_text())
     assert receipt["steps"] == 4
     assert receipt["kbps"] == objects["codec"].bitrate() / 1000
@@ -84,47 +91,91 @@ def test_a_run_leaves_a_log_a_receipt_and_metrics(config: Config, tmp_path: Path
     assert list((tmp_path / "run").glob("events.out.tfevents.*"))
 
 
-def test_generator_step_leaves_the_discriminators_alone(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_network_gets_its_own_gradient(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    step = CodecTask._generator_step
+    judge, teach = CodecTask._judge, CodecTask._teach
 
-    def watched(self: CodecTask, *arguments: Any) -> bool:
+    def judging(self: CodecTask, real: Any, fake: Any) -> Tensor:
+        assert self.discriminators is not None
+        norm = judge(self, real, fake)
+        seen.append(all(parameter.grad is None for parameter in self.codec.parameters()))
+        seen.append(all(parameter.grad is not None for parameter in self.discriminators.parameters()))
+        return norm
+
+    def teaching(self: CodecTask, *arguments: Any) -> Tensor:
         assert self.discriminators is not None
         parameters = list(self.discriminators.parameters())
-        for parameter in parameters:
-            parameter.grad = torch.full_like(parameter, 3.0)
-        before = [parameter.detach().clone() for parameter in parameters]
-        finite = step(self, *arguments)
-        seen.append(all(bool((p.grad == 3.0).all()) for p in parameters if p.grad is not None))
-        seen.append(all(torch.equal(p, b) for p, b in zip(parameters, before, strict=True)))
-        seen.append(all(p.requires_grad and p.grad is not None for p in parameters))
-        for parameter in parameters:
-            parameter.grad = None
-        return finite
+        before = [None if p.grad is None else p.grad.clone() for p in parameters]
+        norm = teach(self, *arguments)
+        seen.append(all(_equal(p.grad, b) for p, b in zip(parameters, before, strict=True)))
+        return norm
 
-    monkeypatch.setattr(CodecTask, "_generator_step", watched)
-    train(config("train.steps=2"))
-    assert seen == [True] * 6
-
-
-def test_discriminator_step_leaves_the_codec_alone(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[bool] = []
-    step = CodecTask._discriminator_step
-
-    def watched(self: CodecTask, audio: Tensor, estimate: Tensor) -> bool:
-        assert self.discriminators is not None
-        before = [parameter.detach().clone() for parameter in self.discriminators.parameters()]
-        finite = step(self, audio, estimate)
-        seen.append(all(parameter.grad is None for parameter in self.codec.parameters()))
-        changed = zip(self.discriminators.parameters(), before, strict=True)
-        seen.append(any(not torch.equal(p, b) for p, b in changed))
-        return finite
-
-    monkeypatch.setattr(CodecTask, "_discriminator_step", watched)
+    monkeypatch.setattr(CodecTask, "_judge", judging)
+    monkeypatch.setattr(CodecTask, "_teach", teaching)
     train(config("train.steps=4", "train.d_every=2"))
-    assert seen == [True] * 4, "two of four batches train the discriminators, and only them"
+    assert seen == [True, True, True, True] * 2, "two of four batches train the discriminators"
+
+
+@pytest.mark.parametrize("recipe", ["soundstream", "encodec"])
+@pytest.mark.filterwarnings("ignore")
+def test_the_codec_learns_what_one_plain_backward_pass_would_teach(recipe: str) -> None:
+    task, audio = own_task(recipe, 2, 0.1)
+    task.course.d_start = 0
+    task.codec(audio)
+    assert task.discriminators is not None
+    for optimizer in task._optimizers():
+        optimizer.step = lambda: None  # type: ignore[method-assign]
+        optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
+    state = copy.deepcopy(task.state_dict())
+    task.training_step({"audio": audio}, 0)
+    ours = {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
+    task.load_state_dict(state)
+    task.zero_grad()
+
+    task.batches = 0
+    task._seed_batch()
+    output = task.codec(audio, num_codebooks=task._draw_codebooks())
+    real, fake = task.discriminators(audio), task.discriminators(output.audio)
+    assert task.adversarial is not None
+    assert task.feature is not None
+    terms = task.terms(output.audio, audio) | task.adversarial.generator_loss(fake)  # type: ignore[operator]
+    terms |= task.feature(real, fake)
+    if task.balancer is None:
+        loss = sum(task.weights[name] * value for name, value in (terms | output.losses).items())
+    else:
+        loss = task.balancer(terms, output.audio)
+        loss = loss + sum(task.weights[name] * value for name, value in output.losses.items())
+    loss.backward()
+    for name, parameter in task.codec.named_parameters(prefix="codec"):
+        if parameter.grad is not None:
+            error = (ours[name] - parameter.grad).norm() / parameter.grad.norm().clamp(min=1e-6)
+            assert error < 1e-3, name
+
+
+def test_a_batch_without_a_finite_gradient_changes_neither_network(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach, seen = CodecTask._teach, []
+
+    def broken(self: CodecTask, *arguments: Any) -> Tensor:
+        if self.batches != 1:
+            return teach(self, *arguments)
+        return teach(self, *arguments) * float("nan")
+
+    step = CodecTask.training_step
+
+    def watched(self: CodecTask, batch: Any, batch_idx: int) -> None:
+        assert self.discriminators is not None
+        parameters = [*self.codec.parameters(), *self.discriminators.parameters()]
+        before = [parameter.detach().clone() for parameter in parameters]
+        step(self, batch, batch_idx)
+        pairs = zip(parameters, before, strict=True)
+        seen.append(all(torch.equal(p, b) for p, b in pairs))
+
+    monkeypatch.setattr(CodecTask, "_teach", broken)
+    monkeypatch.setattr(CodecTask, "training_step", watched)
+    train(config("train.steps=2"))
+    assert seen == [False, True, False]
 
 
 RESUME = [

@@ -235,6 +235,7 @@ def train(
 ) -> None:
     """One training step, codec and discriminators, in turn with the same step made of public parts."""
     from dataclasses import asdict
+    from statistics import median
 
     from codec.evaluate.run import machine
     from codec.train.speed import race
@@ -249,14 +250,21 @@ def train(
         compiled=compiled,
     )
     if as_json:
-        typer.echo(json.dumps({"machine": machine(), **asdict(found), "ratio": found.ratio}, indent=2))
+        typer.echo(json.dumps({"machine": machine(), **asdict(found)}, indent=2))
         return
     typer.echo("; ".join(f"{key} {value}" for key, value in machine().items()))
     typer.echo(
-        f"{found.recipe}, batch {found.batch} of {found.seconds:g} s, threads {found.threads}: "
-        f"{found.ours:.2f} s here, {found.theirs:.2f} s there, {found.ratio:.2f} times faster "
-        f"({min(found.ratios):.2f} to {max(found.ratios):.2f} in {len(found.ratios)} rounds)"
+        f"{found.recipe}, batch {found.batch} of {found.seconds:g} s, threads {found.threads}, {rounds} rounds; "
+        f"there: {found.theirs:.2f} s"
     )
+    for name, seconds, ratios in (
+        ("float32", found.ours, found.ratios),
+        ("bf16-mixed", found.ours_bf16, found.ratios_bf16),
+    ):
+        typer.echo(
+            f"here, {name}: {seconds:.2f} s, {median(ratios):.2f} times faster "
+            f"({min(ratios):.2f} to {max(ratios):.2f})"
+        )
 
 
 def _numbers(text: str) -> list[int]:

@@ -1,6 +1,6 @@
 """Discriminators: audio in, logits and features out, alone or composed."""
 
-from codec.discriminators.base import Discriminator, DiscriminatorOutput, Discriminators, frozen
+from codec.discriminators.base import Discriminator, DiscriminatorOutput, Discriminators
 from codec.discriminators.period import MultiPeriodDiscriminator
 from codec.discriminators.scale import MultiScaleDiscriminator
 from codec.discriminators.stft import (
@@ -18,5 +18,4 @@ __all__ = [
     "MultiResolutionDiscriminator",
     "MultiScaleDiscriminator",
     "MultiScaleSTFTDiscriminator",
-    "frozen",
 ]

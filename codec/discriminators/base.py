@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,7 +36,7 @@ class Discriminator(nn.Module, ABC):
         """Judge audio `(B, C, N)` of any length N >= 1."""
 
     def pair(self, real: Tensor, fake: Tensor) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
-        """Judge two batches `(B, C, N)` of equal shape in one pass: normalised weights are computed once.
+        """Judge two batches `(B, C, N)` of equal shape; normalised weights are computed once.
 
         Raises:
             ValueError: the shapes differ.
@@ -46,16 +45,8 @@ class Discriminator(nn.Module, ABC):
             raise ValueError(
                 f"real audio {tuple(real.shape)} and fake audio {tuple(fake.shape)} differ in shape"
             )
-        both = self(torch.cat([real, fake]))
-        size = len(real)
-
-        def half(part: slice) -> DiscriminatorOutput:
-            return DiscriminatorOutput(
-                [logit[part] for logit in both.logits],
-                [[feature[part] for feature in layers] for layers in both.features],
-            )
-
-        return half(slice(0, size)), half(slice(size, None))
+        with parametrize.cached():
+            return self(real), self(fake)
 
 
 class Discriminators(Discriminator):
@@ -194,19 +185,3 @@ def _channels_last(x: Tensor) -> Tensor:
         # both layouts are the same here; only the strides tell the convolution which one is meant
         return x.squeeze(1).contiguous().unsqueeze(-1).permute(0, 3, 1, 2)
     return x.contiguous(memory_format=torch.channels_last)
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Within it the module's parameters take no gradient; its inputs still do.
-
-    The generator's step runs in it: discriminators keep their `.grad`, and that part of the work is saved.
-    """
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in learning:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)

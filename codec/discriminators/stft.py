@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from codec.discriminators.base import ConvLayers, ConvStack, Discriminator, DiscriminatorOutput, level, normed
 from codec.nn.spectrogram import STFT
@@ -42,7 +43,7 @@ class MultiScaleSTFTDiscriminator(Discriminator):
 
 def _complex_stack(channels: int, width: int, dilations: Sequence[int]) -> ConvStack:
     # the first layer has no weight norm, as published
-    first = nn.Conv2d(channels, width, (3, 9), padding=(1, 4)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    first = _FirstConv2d(channels, width, (3, 9), padding=(1, 4)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     strided = [
         normed(nn.Conv2d(width, width, (3, 9), (1, 2), padding=(d, 4), dilation=(d, 1))) for d in dilations
     ]
@@ -151,9 +152,25 @@ class _BandStacks(nn.Module):
 
 def _band_layers(channels: int, width: int) -> ConvLayers:
     strided = [normed(nn.Conv2d(width, width, (3, 9), (1, 2), padding=(1, 4))) for _ in range(3)]
-    first = normed(nn.Conv2d(channels, width, (3, 9), padding=(1, 4)))
+    first = normed(_FirstConv2d(channels, width, (3, 9), padding=(1, 4)))
     last = normed(nn.Conv2d(width, width, (3, 3), padding=(1, 1)))
     return ConvLayers([first, *strided, last], slope=0.1)
+
+
+class _FirstConv2d(nn.Conv2d):
+    """A convolution of few channels without strides; where its input learns, on CPUs, the taps along the last axis
+    become channels.
+
+    The gradient of so few channels takes oneDNN (torch 2.11) twice as long otherwise.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not input.requires_grad or input.device.type != "cpu":
+            return super()._conv_forward(input, weight, bias)
+        rows, columns = (int(side) for side in self.padding)
+        wide = F.pad(input, (columns, columns)).permute(0, 2, 3, 1)
+        taps = wide.unfold(2, self.kernel_size[1], 1).flatten(3).permute(0, 3, 1, 2)
+        return F.conv2d(taps, weight.transpose(2, 3).flatten(1, 2).unsqueeze(3), bias, padding=(rows, 0))
 
 
 def _parts(spectrum: Tensor) -> Tensor:

@@ -278,7 +278,7 @@ def make_trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
             plugins=[AtomicCheckpointIO()],
             max_epochs=-1,
             check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
+            num_sanity_val_steps=-1,  # the first row of the curve is the untrained codec
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,

@@ -53,18 +53,21 @@ class Monitor(Callback):
         """Take the seconds back."""
         self.seconds = state_dict["seconds"]
 
-    def on_train_start(self, trainer: Trainer, pl_module: CodecTask) -> None:  # type: ignore[override]
+    def on_fit_start(self, trainer: Trainer, pl_module: CodecTask) -> None:  # type: ignore[override]
         """Open the log; rows that a killed run wrote after its last checkpoint are dropped."""
+        if trainer.is_global_zero:
+            done = pl_module.batches
+            kept = [row for row in read_log(self.path) if done and row["batch"] <= done]
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    def on_train_start(self, trainer: Trainer, pl_module: CodecTask) -> None:  # type: ignore[override]
+        """Take what the run is compared with, start clock and progress line."""
         pl_module.keep_books()
         self.total = trainer.max_steps
         self._last_report = (trainer.datamodule.report() or [""])[0]  # type: ignore[attr-defined]
         self._start = time.monotonic()
         self._since = (pl_module.batches, time.monotonic(), 0.0)
-        if not trainer.is_global_zero:
-            return
-        kept = [row for row in read_log(self.path) if row["batch"] <= pl_module.batches]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        if self.console.is_terminal:
+        if trainer.is_global_zero and self.console.is_terminal:
             columns = (
                 TextColumn("[bold]{task.description}"),
                 BarColumn(bar_width=None),
@@ -204,6 +207,8 @@ class Monitor(Callback):
 class Validation(Callback):
     """Means over the validation clips: logger, `log.jsonl`, best checkpoint.
 
+    What Lightning validates before the first step, its check that all works, is the untrained codec's row: step 0.
+
     Args:
         monitor: writes the row.
         checkpoints: told the result.
@@ -247,7 +252,8 @@ class Validation(Callback):
                 logger.log_metrics({f"valid/{name}": value for name, value in values.items()}, step)
             text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             self.monitor.console.print(f"valid {step}  {text}", highlight=False, soft_wrap=True)
-        self.checkpoints.validated(trainer, values)
+        if not trainer.sanity_checking:
+            self.checkpoints.validated(trainer, values)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -63,7 +63,10 @@ def table(found: Sequence[Receipt]) -> str:
     """A markdown table of receipts, one line each."""
     lines = [f"| {' | '.join(COLUMNS).replace('_', ' ')} |", f"|{' --- |' * len(COLUMNS)}"]
     for one in found:
-        first, last = one["curve"][0], one["curve"][-1]
+        last = one["curve"][-1]
+        # from the untrained codec, and from the first steps on
+        since = [row for row in one["curve"] if row["step"] == 0]
+        since.append(next(row for row in one["curve"] if row["step"]))
         data = one["config"]["data"]
         crop = data["samples"] / one["config"]["model"]["sample_rate"]
         cells = [
@@ -74,8 +77,10 @@ def table(found: Sequence[Receipt]) -> str:
             f"{data['batch_size']} x {crop:.2g} s",
             f"{one['audio_hours']:.2f} h",
             f"{one['hours']:.2f} h",
-            f"{first['mel_distance']:.2f} at {first['step']}, {last['mel_distance']:.2f} at {last['step']}",
-            f"{last['mel_distance'] / first['mel_distance'] - 1:+.0%}",
+            ", ".join(f"{row['mel_distance']:.2f} at {row['step']}" for row in [*since, last]),
+            ", ".join(
+                f"{last['mel_distance'] / row['mel_distance'] - 1:+.0%} from {row['step']}" for row in since
+            ),
             f"{last['least_usage']:.0%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -36,8 +36,10 @@ class Race:
         batch: crops.
         seconds: of each crop.
         ours: median seconds of a step here.
-        theirs: median seconds of the step made of public parts.
+        ours_bf16: the same with `trainer.precision=bf16-mixed`.
+        theirs: median seconds of the step made of public parts, in float32.
         ratios: theirs over ours, round by round.
+        ratios_bf16: theirs over ours_bf16.
     """
 
     recipe: str
@@ -45,13 +47,10 @@ class Race:
     batch: int
     seconds: float
     ours: float
+    ours_bf16: float
     theirs: float
     ratios: tuple[float, ...]
-
-    @property
-    def ratio(self) -> float:
-        """Median of the ratios: how many times faster the step is here."""
-        return statistics.median(self.ratios)
+    ratios_bf16: tuple[float, ...]
 
 
 def race(
@@ -66,7 +65,8 @@ def race(
 ) -> Race:
     """Run a step here and a step there, in turn, in this process.
 
-    Both train codec and discriminators on the same noise of a crop's length, with as many books.
+    Both train codec and discriminators on the same noise of a crop's length, with as many books. Here both networks
+    learn from one pass through the discriminators; there, as is usual, the codec's pass follows their update.
 
     Args:
         recipe: encodec or hificodec.
@@ -95,20 +95,23 @@ def race(
             theirs = EncodecReference(audio)
         else:
             theirs = HiFiCodecReference(audio, academicodec)
-        spent = [
-            (_time(lambda: task.training_step({"audio": audio}, 0)), _time(theirs.step))
-            for _ in range(rounds + 1)
-        ]
-    here, there = zip(*spent[1:], strict=True)
-    ratios = tuple(t / o for o, t in spent[1:])
+        spent = []
+        for _ in range(rounds + 1):
+            ours = _time(lambda: task.training_step({"audio": audio}, 0))
+            with torch.autocast("cpu", torch.bfloat16):
+                ours_bf16 = _time(lambda: task.training_step({"audio": audio}, 0))
+            spent.append((ours, ours_bf16, _time(theirs.step)))
+    here, here_bf16, there = zip(*spent[1:], strict=True)
     return Race(
         recipe,
         threads,
         batch,
         audio.shape[-1] / task.codec.sample_rate,
         statistics.median(here),
+        statistics.median(here_bf16),
         statistics.median(there),
-        ratios,
+        tuple(t / o for o, t in zip(here, there, strict=True)),
+        tuple(t / o for o, t in zip(here_bf16, there, strict=True)),
     )
 
 

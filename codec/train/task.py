@@ -1,9 +1,8 @@
-"""The training task: one batch trains the discriminators, then the codec."""
+"""The training task: one batch trains the discriminators and the codec."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import lightning
@@ -13,7 +12,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from codec.discriminators import Discriminators, frozen
+from codec.discriminators import DiscriminatorOutput, Discriminators
 from codec.errors import CheckpointError, CodecError, ConfigError
 from codec.losses import LogMelLoss
 from codec.models.codec import Codec, CodecOutput
@@ -143,82 +142,85 @@ class CodecTask(lightning.LightningModule):
             self.start_books()
         quantize = self.batches >= self.course.q_start
         output = self.codec(audio, num_codebooks=self._draw_codebooks(), quantize=quantize)
-        adversarial = self.discriminators is not None and self.batches >= self.course.d_start
-        finite = True
-        if adversarial and self.batches % self.course.d_every == 0:
-            finite = self._discriminator_step(audio, output.audio.detach())
-        if finite:
-            finite = self._generator_step(audio, output, adversarial)
+        # the graph is cut at the decoded audio: each network's gradient goes through what is its own
+        estimate = output.audio.detach().requires_grad_()
+        terms = self.terms(estimate, audio)
+        norms: dict[str, Tensor] = {}
+        if self.discriminators is not None and self.batches >= self.course.d_start:
+            real, fake = self.discriminators.pair(audio, estimate)
+            if self.batches % self.course.d_every == 0:
+                norms["norm_disc"] = self._judge(real, fake)
+            terms |= self._adversarial_terms(real, fake)
+        norms["norm"] = self._teach(output, estimate, terms, output.losses | self._lesson(output, audio))
+        finite = all(bool(norm.isfinite()) for norm in norms.values())
+        self.meter.add(norms)
+        self._step(output.codes, finite, judged="norm_disc" in norms)
         self.batches += 1
         self._guard(finite, batch.get("path", []))
 
-    def _discriminator_step(self, audio: Tensor, estimate: Tensor) -> bool:
-        """Train the discriminators; False if their gradient is not finite and nothing was changed."""
+    def _judge(self, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> Tensor:
+        """Give the discriminators their gradient; its norm."""
         assert self.discriminators is not None
         assert self.adversarial is not None
-        # the raw optimiser: a wrapped one would count its steps as steps of the run
-        optimizer = self._optimizers()[1]
-        real, fake = self.discriminators.pair(audio, estimate)
         loss = self.adversarial.discriminator_loss(real, fake)  # type: ignore[operator]
-        self.manual_backward(loss)
-        norm = gradient_norm(self.discriminators.parameters(), self.optim.clip_discriminator)
-        self.meter.add({"disc": loss, "norm_disc": norm})
-        finite = bool(torch.isfinite(norm))
-        if finite:
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return finite
+        pupils = list(self.discriminators.parameters())
+        # the codec's gradient goes through the same graph afterwards
+        self.manual_backward(loss, retain_graph=True, inputs=[p for p in pupils if p.requires_grad])
+        self.meter.add({"disc": loss})
+        return gradient_norm(pupils, self.optim.clip_discriminator)
 
-    def _generator_step(self, audio: Tensor, output: CodecOutput, adversarial: bool) -> bool:
-        """Train the codec; False if its gradient is not finite and no weight was changed."""
-        with frozen(self.discriminators) if adversarial else nullcontext():  # type: ignore[arg-type]
-            terms = self.terms(output.audio, audio)
-            if adversarial:
-                terms |= self._adversarial_terms(output.audio, audio)
-            rest = output.losses | self._lesson(output, audio)
-            loss = self._objective(terms, rest, output.audio)
-            self.manual_backward(loss)
-        norm = gradient_norm(self._pupils(), self.optim.clip)
-        self.meter.add({**terms, **rest, "loss": loss, "norm": norm})
-        finite = bool(torch.isfinite(norm))
+    def _teach(
+        self, output: CodecOutput, estimate: Tensor, terms: Mapping[str, Tensor], rest: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Give the codec its gradient, of the terms of its audio `estimate` and of the rest; its norm."""
+        audible, loss = self._audible(terms, estimate), self._weighted(rest)
+        total = audible.detach() + loss.detach()
+        if audible.requires_grad:
+            (gradient,) = torch.autograd.grad(audible, estimate)
+            loss = loss + (output.audio * gradient).sum(dtype=torch.float32)
+        self.manual_backward(loss)
+        self.meter.add({**terms, **rest, "loss": total})
+        return gradient_norm(self._pupils(), self.optim.clip)
+
+    def _step(self, codes: Tensor, finite: bool, *, judged: bool) -> None:
+        """Both networks learn, or neither if a gradient is not finite."""
         optimizers = self.optimizers()
         optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
         if finite:
             optimizer.step()
-            self.meter.count(output.codes)
+            if judged:
+                # the raw optimiser: a wrapped one would count its steps as steps of the run
+                self._optimizers()[1].step()
+            self.meter.count(codes)
             if self.average is not None:
                 self.average.update(self.codec, self.global_step - 1)
-        optimizer.zero_grad(set_to_none=True)
-        return finite
+        for one in self._optimizers():
+            one.zero_grad(set_to_none=True)
 
     def terms(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Reconstruction terms, in float32 whatever the precision of the networks."""
         with torch.autocast(target.device.type, enabled=False):
             return dict(self.losses(estimate.float(), target.float()))
 
-    def _adversarial_terms(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
-        assert self.discriminators is not None
+    def _adversarial_terms(self, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> dict[str, Tensor]:
         assert self.adversarial is not None
-        fake = self.discriminators(estimate)
         terms = dict(self.adversarial.generator_loss(fake))  # type: ignore[operator]
-        if self.feature is not None:
-            with torch.no_grad():
-                real = self.discriminators(target)
-            terms |= self.feature(real, fake)
-        return terms
+        return terms if self.feature is None else terms | self.feature(real, fake)
 
     def _lesson(self, output: CodecOutput, audio: Tensor) -> dict[str, Tensor]:
         return {} if self.teacher is None else self.teacher(output.first, audio)
 
-    def _objective(self, terms: Mapping[str, Tensor], rest: Mapping[str, Tensor], audio: Tensor) -> Tensor:
-        """Weighted sum of all terms; those of the decoded audio pass through the balancer, if there is one."""
+    def _audible(self, terms: Mapping[str, Tensor], estimate: Tensor) -> Tensor:
+        """What the terms of the decoded audio add up to, by their weights or through the balancer."""
         if self.balancer is None:
-            total = audio.new_zeros((), dtype=torch.float32)
-            rest = {**rest, **terms}
-        else:
-            total = self.balancer(dict(terms), audio)
-            self.meter.add(self.balancer.metrics)  # type: ignore[arg-type]
-        for name, value in rest.items():
+            return self._weighted(terms)
+        total = self.balancer(dict(terms), estimate)
+        self.meter.add(self.balancer.metrics)  # type: ignore[arg-type]
+        return total
+
+    def _weighted(self, terms: Mapping[str, Tensor]) -> Tensor:
+        total = torch.zeros((), device=self.device)
+        for name, value in terms.items():
             if self.weights[name]:
                 total = total + self.weights[name] * value.float()
         return total
