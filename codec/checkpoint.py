@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 from codec.build import build
 from codec.errors import CheckpointError
 from codec.models.codec import Codec
+from codec.quantizers.codebook.book import Book
 
 VERSION = 1
 
@@ -85,6 +86,81 @@ def load(path: str | os.PathLike[str]) -> tuple[Codec, dict[str, Any]]:
         codec = fold(build(metadata["config"]))
         _fit(codec, tensors, path)
     return codec.eval(), metadata
+
+
+def fill(codec: Codec, path: str | os.PathLike[str], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a codec that is to train the weights of a file, its codebooks included.
+
+    Args:
+        codec: as `build` made it; weight norm and books that learn may be other than when the file was written.
+        path: a file that `save` wrote.
+        config: what `build` made the codec from.
+
+    Returns:
+        The metadata of `load`.
+
+    Raises:
+        CheckpointError: as `load`, or the file's codec is another one: its tensors do not fit, or with them `codec`
+            does not compute the same.
+    """
+    source, metadata = load(path)
+    tensors, own = source.state_dict(), _folded(codec)
+    books = {name: part for name, part in codec.named_modules() if isinstance(part, Book)}
+    # what only a book that learns has, of books that the file has
+    held = [f"{book}." for book in books if any(name.startswith(f"{book}.") for name in tensors)]
+    kept = {name for name in own if name.startswith(tuple(held))} - tensors.keys()
+    shapes = [{name: value.shape for name, value in state.items()} for state in (own, tensors)]
+    other = {
+        name for name in own.keys() | tensors.keys() if shapes[0].get(name) != shapes[1].get(name)
+    } - kept
+    if other:
+        raise CheckpointError(f"{path} holds another codec than this one: they differ in {_some(other)}")
+    with torch.no_grad():
+        for name, part in codec.named_modules():
+            if parametrize.is_parametrized(part, "weight"):
+                part.weight = tensors[f"{name}.weight"]
+        for name, value in codec.state_dict().items():
+            if name in tensors:
+                value.copy_(tensors[name])
+        for book in books.values():
+            book.adopt()
+    if not _compute_the_same(source, codec):
+        unlike = ", ".join(_unlike(metadata["config"]["model"], config["model"], "model"))
+        raise CheckpointError(
+            f"{path} holds another codec than this one: its weights fit, but compute something else here, "
+            f"where other settings are {unlike}"
+        )
+    return metadata
+
+
+@torch.no_grad()
+def _compute_the_same(one: Codec, two: Codec) -> bool:
+    """Whether two codecs have equal latents of half a second of noise, and equal audio of equal codes."""
+    noise = torch.randn(1, one.channels, one.sample_rate // 2, generator=torch.Generator().manual_seed(0))
+    if (one.sample_rate, one.channels, one.hop) != (two.sample_rate, two.channels, two.hop):
+        return False
+    was = two.training
+    results = []
+    codes = None
+    for codec in (one.eval(), two.eval()):
+        audio = codec.fill_frame(0.1 * noise)
+        latents = codec.encoder(audio)
+        codes = codec.quantizer.encode(latents) if codes is None else codes
+        results.append((latents, codec.decoder(codec.quantizer.decode(codes))))
+    two.train(was)
+    return all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max()))
+        for a, b in zip(*results, strict=True)
+    )
+
+
+def _unlike(theirs: Any, ours: Any, name: str) -> list[str]:
+    """Settings that two configurations do not share, in words."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        keys = sorted(theirs.keys() | ours.keys())
+        return [text for key in keys for text in _unlike(theirs.get(key), ours.get(key), f"{name}.{key}")]
+    there, here = ("not set" if value is None else json.dumps(value) for value in (theirs, ours))
+    return [] if there == here else [f"{name} ({there} there, {here} here)"]
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

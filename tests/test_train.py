@@ -23,10 +23,12 @@ from torch import Tensor
 from codec import assets
 from codec.build import build
 from codec.errors import CheckpointError, CodecError, ConfigError
+from codec.quantizers.codebook.book import Book
 from codec.train import app, recipes
 from codec.train.app import main, train
 from codec.train.callbacks import Monitor, read_log
 from codec.train.config import LogConfig, ScheduleConfig, codebook_choices, parse
+from codec.train.export import export
 from codec.train.meter import BookUse, Meter
 from codec.train.optim import Average, rate_factor
 from codec.train.speed import own_task
@@ -89,6 +91,38 @@ def test_a_run_leaves_a_log_a_receipt_and_metrics(config: Config, tmp_path: Path
     assert receipt["evaluation"] == metrics
     assert str(tmp_path) not in json.dumps(receipt)
     assert list((tmp_path / "run").glob("events.out.tfevents.*"))
+
+
+def test_a_run_starts_from_the_weights_of_another(config: Config, tmp_path: Path) -> None:
+    train(config("checkpoint.steps=100", name="first"))
+    weights = tmp_path / "first.safetensors"
+    first = export(tmp_path / "first", weights, half=False)
+    _, objects = train(config(f"weights={weights}", "checkpoint.steps=100", "seed=1", name="second"))
+    untrained, *_, trained = [
+        row for row in read_log(tmp_path / "second" / "log.jsonl") if row["kind"] == "valid"
+    ]
+    assert untrained["mel_distance"] == pytest.approx(first["metrics"]["mel_distance"], rel=1e-3)
+    assert trained["mel_distance"] != untrained["mel_distance"]
+    about = torch.load(tmp_path / "second" / "last.ckpt", weights_only=True)["codec"]
+    assert about["weights"] == first["fingerprint"]
+    assert json.loads((tmp_path / "second" / "receipt.json").read_text())["config"]["weights"] == weights.name
+    book = next(part for part in objects["codec"].quantizer.modules() if isinstance(part, Book))
+    assert book.steps > 4, "running means do not start over"
+
+
+def test_weights_of_another_codec_are_refused(config: Config, tmp_path: Path) -> None:
+    train(config("checkpoint.steps=100", name="first"))
+    weights = tmp_path / "first.safetensors"
+    export(tmp_path / "first", weights)
+    for override, sentence in {
+        "quantizer.num_codebooks=4": r"another codec than this one: they differ in quantizer\.",
+        "+model.encoder.compression=0.4": r"model\.encoder\.compression \(not set there, 0\.4 here\)",
+        "train.q_start=2": "with weights it must be 0",
+    }.items():
+        with pytest.raises(CodecError, match=sentence):
+            train(config(f"weights={weights}", override, name="second"))
+    with pytest.raises(CheckpointError, match="there is no model 'nowhere'"):
+        train(config("weights=nowhere"))
 
 
 def test_each_network_gets_its_own_gradient(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,9 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from codec import assets
+from codec.api import find
 from codec.build import build, make
+from codec.checkpoint import fill
 from codec.discriminators import Discriminators
 from codec.errors import CodecError, ConfigError
 from codec.losses import GradientBalancer, ReconstructionLosses
@@ -55,6 +57,7 @@ Useful settings:
   size=tiny             the recipe with few channels and small batches
   trainer=cpu|gpu|ddp|smoke
   resume=true           continue the run in its folder (dir=runs/NAME)
+  weights=MODEL         start from a model, a weights file or a name such as default, instead of random numbers
   +teacher=hubert|wavlm|w2v_bert|whisper   the first books learn from a frozen speech model
   train.steps=N  data.batch_size=N  trainer.precision=bf16-mixed  train.compile=true  seed=N
   --multirun seed=0,1,2   one run after the other
@@ -145,12 +148,16 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     codec = build(config.codec)
     if config.hop is not None and codec.hop != config.hop:
         raise ConfigError(f"the model's strides multiply to {codec.hop}, but the hop is {config.hop}")
+    origin = {}
+    if config.weights is not None:
+        origin["weights"] = fill(codec, find(config.weights), config.codec)["fingerprint"]
     data = make_data(config, codec)
     about = {
         "config": config.codec,
         "recipe": config.name,
         "seed": config.seed,
         "data": describe_data(config, data),
+        **origin,
     }
     frames = 16 * max(codec.quantizer.codebook_sizes)
     most = 1024 if config.batch_limit is None else 4 * config.batch_limit
@@ -256,6 +263,7 @@ def make_task(
         seed=config.seed,
         batches_per_epoch=batches_per_epoch,
         crops=crops,
+        learned=config.weights is not None,
         about=about,
         notes=notes,
     )

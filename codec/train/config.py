@@ -140,6 +140,7 @@ class RunConfig:
         name: of the run.
         dir: folder of everything it writes.
         resume: false, true (continue `dir`) or the path of a checkpoint.
+        weights: model from which a fresh run starts, a name or a weights file; None starts from random numbers.
         seed: of weights, data and all draws.
         size: full, or tiny: the same structure with few channels.
         hop: what the strides must multiply to; None is not checked.
@@ -160,6 +161,7 @@ class RunConfig:
     name: str = "run"
     dir: str = "runs/run"
     resume: Any = False
+    weights: str | None = None
     seed: int = 0
     size: str = "full"
     hop: int | None = None
@@ -217,6 +219,10 @@ def _check_values(config: RunConfig) -> None:
             f"optim.schedule.every is {schedule.every!r}, not step, epoch",
         ),
         (config.size not in ("full", "tiny"), f"size is {config.size!r}, not full or tiny"),
+        (
+            config.weights is not None and train.q_start > 0,
+            f"train.q_start is {train.q_start}, which starts the books anew then: with weights it must be 0",
+        ),
         (train.d_every < 1, f"train.d_every is {train.d_every}, it must be at least 1"),
         (train.patience < 1, f"train.patience is {train.patience}, it must be at least 1"),
         (train.steps < 1, f"train.steps is {train.steps}, it must be at least 1"),

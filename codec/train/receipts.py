@@ -70,6 +70,7 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
         loss["teacher"] = loss["teacher"] | {"source": Path(loss["teacher"]["source"]).name}
     logger = {key: value for key, value in config["logger"].items() if key != "save_dir"}
     place = {"dir": Path(config["dir"]).name, "resume": bool(config["resume"])}
+    place["weights"] = config["weights"] and Path(config["weights"]).name
     return config | {"data": data, "loss": loss, "logger": logger} | place
 
 

@@ -113,6 +113,8 @@ def command(one: Receipt) -> str:
             then["optim"] = then["optim"] | {part: plain if now == raised else slower(now)}
             base["optim"][part] = plain
     words = [f"size={one['size']}", f"seed={one['seed']}", f"data.root={one['config']['data']['root']}"]
+    if one["config"].get("weights"):
+        words.append(f"weights={one['config']['weights']}")
     for group in ("model", "quantizer", "discriminator", "loss", "optim", "train", "data", "trainer"):
         words += _changes(group, base[group], then.get(group, {}))
     return f"python train.py +recipe={one['recipe']} " + " ".join(words)

@@ -46,6 +46,7 @@ class CodecTask(lightning.LightningModule):
         seed: of everything that is drawn.
         batches_per_epoch: batches of one pass over the data, for schedules by epoch.
         crops: gives training crops `(B, C, N)`, always the same, for what starts from data.
+        learned: the codec has learned before: only the discriminators start from the data.
         about: plain values that travel in the checkpoint under `codec`, for export: config, recipe, data, seed.
         notes: sentences that whoever starts the run should read.
 
@@ -72,6 +73,7 @@ class CodecTask(lightning.LightningModule):
         seed: int = 0,
         batches_per_epoch: int = 1,
         crops: Callable[[], Tensor] | None = None,
+        learned: bool = False,
         about: Mapping[str, Any] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
@@ -97,6 +99,7 @@ class CodecTask(lightning.LightningModule):
         self.seed = seed
         self.batches_per_epoch = batches_per_epoch
         self.crops = crops
+        self.learned = learned
         self.about = dict(about or {})
         self.metrics: dict[str, float] = {}
         self.batches = 0
@@ -118,10 +121,11 @@ class CodecTask(lightning.LightningModule):
         """Before a fresh run: what starts from data is set from the crops."""
         assert self.crops is not None
         crops = self.crops()
-        self.codec.start(crops)
+        if not self.learned:
+            self.codec.start(crops)
         if self.discriminators is not None:
             self.discriminators.start(crops[:8].to(self.codec.device))
-        if self.course.q_start == 0:
+        if not self.learned and self.course.q_start == 0:
             self.start_books()
         if self.average is not None:
             self.average.update(self.codec, updates=0, decay=0.0)

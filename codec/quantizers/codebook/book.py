@@ -98,6 +98,11 @@ class Book(Lookup):
         if not self.table.startable or codes.shape != self.table.weight.shape:
             raise ConfigError(f"this table cannot become {tuple(codes.shape)} given code vectors")
         self.table.write(codes)
+        self.adopt()
+
+    @torch.no_grad()
+    def adopt(self) -> None:
+        """Take the codes as learned: training goes on from them, with running means that begin there."""
         self.counts.fill_(1.0)
         self.learn.reset(self.table.weight, self.counts, torch.ones_like(self.counts, dtype=torch.bool))
         self.started.fill_(True)
