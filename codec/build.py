@@ -173,6 +173,17 @@ def keywords(cls: type) -> dict[str, bool]:
     return found
 
 
+def spelled_out(place: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a part with the defaults of those that `spec` leaves out.
+
+    Raises:
+        ConfigError: its name does not exist.
+    """
+    takes = inspect.signature(part(place, spec.get("name"))).parameters
+    defaults = {key: one.default for key, one in takes.items() if one.default is not one.empty}
+    return defaults | dict(spec)
+
+
 def _section(config: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
     value = config.get(key)
     if not isinstance(value, Mapping):

@@ -108,6 +108,10 @@ def test_a_run_starts_from_the_weights_of_another(config: Config, tmp_path: Path
     assert json.loads((tmp_path / "second" / "receipt.json").read_text())["config"]["weights"] == weights.name
     book = next(part for part in objects["codec"].quantizer.modules() if isinstance(part, Book))
     assert book.steps > 4, "running means do not start over"
+    weights.unlink()  # what goes on from a checkpoint needs them no more
+    train(config(f"weights={weights}", "checkpoint.steps=100", "resume=true", "train.steps=5", name="second"))
+    about = torch.load(tmp_path / "second" / "last.ckpt", weights_only=True)["codec"]
+    assert about["weights"] == first["fingerprint"]
 
 
 def test_weights_of_another_codec_are_refused(config: Config, tmp_path: Path) -> None:
@@ -115,8 +119,8 @@ def test_weights_of_another_codec_are_refused(config: Config, tmp_path: Path) ->
     weights = tmp_path / "first.safetensors"
     export(tmp_path / "first", weights)
     for override, sentence in {
-        "quantizer.num_codebooks=4": r"another codec than this one: they differ in quantizer\.",
-        "+model.encoder.compression=0.4": r"model\.encoder\.compression \(not set there, 0\.4 here\)",
+        "quantizer.num_codebooks=4": r"another codec than this one: they differ in the shape of quantizer\.",
+        "+model.encoder.compression=0.4": r"they differ in model\.encoder\.compression \(0\.5 there, 0\.4 here\)",
         "train.q_start=2": "with weights it must be 0",
     }.items():
         with pytest.raises(CodecError, match=sentence):
@@ -131,6 +135,7 @@ def test_each_network_gets_its_own_gradient(config: Config, monkeypatch: pytest.
 
     def judging(self: CodecTask, real: Any, fake: Any) -> Tensor:
         assert self.discriminators is not None
+        seen.append(all(parameter.grad is None for parameter in self.parameters()))
         norm = judge(self, real, fake)
         seen.append(all(parameter.grad is None for parameter in self.codec.parameters()))
         seen.append(all(parameter.grad is not None for parameter in self.discriminators.parameters()))
@@ -144,10 +149,21 @@ def test_each_network_gets_its_own_gradient(config: Config, monkeypatch: pytest.
         seen.append(all(_equal(p.grad, b) for p, b in zip(parameters, before, strict=True)))
         return norm
 
+    step = CodecTask.training_step
+
+    def stepping(self: CodecTask, batch: Any, batch_idx: int) -> None:
+        assert self.discriminators is not None
+        before = [parameter.detach().clone() for parameter in self.discriminators.parameters()]
+        step(self, batch, batch_idx)
+        pairs = zip(self.discriminators.parameters(), before, strict=True)
+        seen.append(any(not torch.equal(p, b) for p, b in pairs))
+
     monkeypatch.setattr(CodecTask, "_judge", judging)
     monkeypatch.setattr(CodecTask, "_teach", teaching)
+    monkeypatch.setattr(CodecTask, "training_step", stepping)
     train(config("train.steps=4", "train.d_every=2"))
-    assert seen == [True, True, True, True] * 2, "two of four batches train the discriminators"
+    # every other batch trains the discriminators
+    assert seen == [True, True, True, True, True, True, False] * 2
 
 
 @pytest.mark.parametrize("recipe", ["soundstream", "encodec"])
@@ -186,17 +202,14 @@ def test_the_codec_learns_what_one_plain_backward_pass_would_teach(recipe: str) 
             assert error < 1e-3, name
 
 
+@pytest.mark.parametrize("part", ["_judge", "_teach"])
 def test_a_batch_without_a_finite_gradient_changes_neither_network(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+    config: Config, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    teach, seen = CodecTask._teach, []
+    step, whole, seen = CodecTask.training_step, getattr(CodecTask, part), []
 
     def broken(self: CodecTask, *arguments: Any) -> Tensor:
-        if self.batches != 1:
-            return teach(self, *arguments)
-        return teach(self, *arguments) * float("nan")
-
-    step = CodecTask.training_step
+        return whole(self, *arguments) * (float("nan") if self.batches == 1 else 1.0)
 
     def watched(self: CodecTask, batch: Any, batch_idx: int) -> None:
         assert self.discriminators is not None
@@ -206,10 +219,24 @@ def test_a_batch_without_a_finite_gradient_changes_neither_network(
         pairs = zip(parameters, before, strict=True)
         seen.append(all(torch.equal(p, b) for p, b in pairs))
 
-    monkeypatch.setattr(CodecTask, "_teach", broken)
+    monkeypatch.setattr(CodecTask, part, broken)
     monkeypatch.setattr(CodecTask, "training_step", watched)
     train(config("train.steps=2"))
     assert seen == [False, True, False]
+
+
+def test_the_first_validation_is_no_result(config: Config, tmp_path: Path) -> None:
+    overrides = ["train.steps=2", "checkpoint.steps=2"]
+    for _ in range(2):  # a run that left a log but no checkpoint begins anew
+        metrics, _ = train(config(*overrides))
+        rows = read_log(tmp_path / "run" / "log.jsonl")
+        assert [(row["kind"], row["step"], row["seconds"] == 0) for row in rows] == [
+            ("valid", 0, True),
+            ("train", 2, False),
+        ]
+        assert metrics == {}
+        assert not (tmp_path / "run" / "best.ckpt").exists()
+        (tmp_path / "run" / "last.ckpt").unlink()
 
 
 RESUME = [

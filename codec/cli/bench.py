@@ -233,7 +233,10 @@ def train(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """One training step, codec and discriminators, in turn with the same step made of public parts."""
+    """One training step, codec and discriminators, in turn with one of public parts in float32.
+
+    Here both networks learn from one pass through the discriminators; there the codec's pass follows their update.
+    """
     from dataclasses import asdict
     from statistics import median
 
@@ -255,7 +258,7 @@ def train(
     typer.echo("; ".join(f"{key} {value}" for key, value in machine().items()))
     typer.echo(
         f"{found.recipe}, batch {found.batch} of {found.seconds:g} s, threads {found.threads}, {rounds} rounds; "
-        f"there: {found.theirs:.2f} s"
+        f"there, float32: {found.theirs:.2f} s"
     )
     for name, seconds, ratios in (
         ("float32", found.ours, found.ratios),

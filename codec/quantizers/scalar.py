@@ -164,6 +164,12 @@ class Scalar(Quantizer):
             self.started.fill_(True)
             self._ready = True
 
+    @torch.no_grad()
+    def adopt(self) -> None:
+        """Take the scales as learned: training goes on from them."""
+        self.started.fill_(True)
+        self._ready = None
+
     def _is_ready(self) -> bool:
         if self._ready is None:
             self._ready = bool(self.started)

@@ -149,8 +149,9 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     if config.hop is not None and codec.hop != config.hop:
         raise ConfigError(f"the model's strides multiply to {codec.hop}, but the hop is {config.hop}")
     origin = {}
-    if config.weights is not None:
-        origin["weights"] = fill(codec, find(config.weights), config.codec)["fingerprint"]
+    learned = bool(config.weights) and checkpoint is None
+    if learned:
+        origin["weights"] = fill(codec, find(str(config.weights)), config.codec)["fingerprint"]
     data = make_data(config, codec)
     about = {
         "config": config.codec,
@@ -162,7 +163,9 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     frames = 16 * max(codec.quantizer.codebook_sizes)
     most = 1024 if config.batch_limit is None else 4 * config.batch_limit
     crops = partial(first_crops, data, frames * codec.hop, most)
-    task = make_task(config, codec, batches_per_epoch=data.batches_per_epoch, crops=crops, about=about)
+    task = make_task(
+        config, codec, batches_per_epoch=data.batches_per_epoch, crops=crops, learned=learned, about=about
+    )
 
     console = make_console()
     checkpoints = Checkpoints(folder, config.checkpoint)
@@ -226,6 +229,7 @@ def make_task(
     *,
     batches_per_epoch: int = 1,
     crops: Callable[[], Tensor] | None = None,
+    learned: bool = False,
     about: dict[str, Any] | None = None,
 ) -> CodecTask:
     """Codec, losses and discriminators joined for training.
@@ -263,7 +267,7 @@ def make_task(
         seed=config.seed,
         batches_per_epoch=batches_per_epoch,
         crops=crops,
-        learned=config.weights is not None,
+        learned=learned,
         about=about,
         notes=notes,
     )
@@ -286,7 +290,7 @@ def make_trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
             plugins=[AtomicCheckpointIO()],
             max_epochs=-1,
             check_val_every_n_epoch=None,
-            num_sanity_val_steps=-1,  # the first row of the curve is the untrained codec
+            num_sanity_val_steps=-1,  # the first row of the curve is the codec before it trains
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,

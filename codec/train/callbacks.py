@@ -38,7 +38,7 @@ class Monitor(Callback):
         self.console = console
         self.total = 0
         self.seconds = 0.0
-        self._start = time.monotonic()
+        self._start: float | None = None
         self._last_report = ""
         self._warned: dict[int, int] = {}
         self._bar: Progress | None = None
@@ -47,7 +47,7 @@ class Monitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds of training so far, interruptions left out."""
-        return {"seconds": self.seconds + time.monotonic() - self._start}
+        return {"seconds": self._spent()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the seconds back."""
@@ -181,13 +181,16 @@ class Monitor(Callback):
 
     def write(self, task: CodecTask, kind: str, values: dict[str, float], step: int) -> None:
         """Append a row to `log.jsonl`."""
-        seconds = self.seconds + time.monotonic() - self._start
-        values = values | {"seconds": seconds}
+        values = values | {"seconds": self._spent()}
         row = {"kind": kind, "step": step, "batch": task.batches} | {
             k: round(v, 6) for k, v in values.items()
         }
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+    def _spent(self) -> float:
+        """Seconds of training, which begins after the first validation."""
+        return self.seconds + (0.0 if self._start is None else time.monotonic() - self._start)
 
     def close(self) -> None:
         """Take the progress bar down."""
@@ -207,7 +210,8 @@ class Monitor(Callback):
 class Validation(Callback):
     """Means over the validation clips: logger, `log.jsonl`, best checkpoint.
 
-    What Lightning validates before the first step, its check that all works, is the untrained codec's row: step 0.
+    What Lightning validates before the first step, its check that all works, gives the row of step 0: the codec as the
+    run begins with it.
 
     Args:
         monitor: writes the row.
@@ -244,7 +248,8 @@ class Validation(Callback):
         books = self._meter.pull_books()
         values["usage"] = sum(book.used / book.size for book in books) / max(1, len(books))
         values["least_usage"] = min((book.share for book in books), default=0.0)
-        pl_module.metrics = values
+        if not trainer.sanity_checking:
+            pl_module.metrics = values
         if trainer.is_global_zero:
             step = trainer.global_step
             self.monitor.write(pl_module, "valid", values, step)

@@ -220,7 +220,7 @@ def _check_values(config: RunConfig) -> None:
         ),
         (config.size not in ("full", "tiny"), f"size is {config.size!r}, not full or tiny"),
         (
-            config.weights is not None and train.q_start > 0,
+            bool(config.weights) and train.q_start > 0,
             f"train.q_start is {train.q_start}, which starts the books anew then: with weights it must be 0",
         ),
         (train.d_every < 1, f"train.d_every is {train.d_every}, it must be at least 1"),

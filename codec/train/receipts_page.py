@@ -65,8 +65,9 @@ def table(found: Sequence[Receipt]) -> str:
     for one in found:
         last = one["curve"][-1]
         # from the untrained codec, and from the first steps on
-        since = [row for row in one["curve"] if row["step"] == 0]
-        since.append(next(row for row in one["curve"] if row["step"]))
+        since = [row for row in one["curve"] if row["step"] == 0] + [
+            row for row in one["curve"] if row["step"]
+        ][:1]
         data = one["config"]["data"]
         crop = data["samples"] / one["config"]["model"]["sample_rate"]
         cells = [

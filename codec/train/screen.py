@@ -34,7 +34,7 @@ def screen(config: RunConfig, task: CodecTask, data: EndlessData, trainer: Train
         "multiply-adds": ", ".join(f"{name} {count / 1e9:.2f} G" for name, count in macs.items())
         + " per second of audio",
         "teacher": _teacher(task),
-        "start": f"the weights of {config.weights}" if config.weights else "",
+        "start": f"the weights of {config.weights}" if task.learned else "",
         "batch": f"{batch} crops of {seconds:.2f} s"
         + (f" ({trainer.world_size} processes of {data.batch_size})" if trainer.world_size > 1 else "")
         + f", {trainer.precision}",

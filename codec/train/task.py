@@ -147,7 +147,7 @@ class CodecTask(lightning.LightningModule):
         quantize = self.batches >= self.course.q_start
         output = self.codec(audio, num_codebooks=self._draw_codebooks(), quantize=quantize)
         # the graph is cut at the decoded audio: each network's gradient goes through what is its own
-        estimate = output.audio.detach().requires_grad_()
+        estimate = output.audio.detach().float().requires_grad_()
         terms = self.terms(estimate, audio)
         norms: dict[str, Tensor] = {}
         if self.discriminators is not None and self.batches >= self.course.d_start:
@@ -310,6 +310,8 @@ class CodecTask(lightning.LightningModule):
             )
         self.batches = checkpoint["batches"]
         self.metrics = checkpoint["codec"]["metrics"]
+        if "weights" in checkpoint["codec"]:
+            self.about["weights"] = checkpoint["codec"]["weights"]
 
     def on_fit_start(self) -> None:
         """Send the data to where the run is: a loader that reads ahead cannot know how much was trained on."""
