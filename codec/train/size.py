@@ -63,14 +63,18 @@ def nimble(quantizer: dict[str, Any]) -> dict[str, Any]:
 def faster(optimizer: dict[str, Any]) -> dict[str, Any]:
     """The same optimiser with four times the learning rate; beyond 0.001 latents run away from their books."""
     return optimizer | (
-        {"lr": max(optimizer["lr"], min(4 * optimizer["lr"], 1e-3))} if "lr" in optimizer else {}
+        {"lr": max(optimizer["lr"], min(4 * optimizer["lr"], 1e-3))}
+        if optimizer.get("lr") is not None
+        else {}
     )
 
 
 def slower(optimizer: dict[str, Any]) -> dict[str, Any]:
     """The optimiser that `faster` makes this one of."""
     return optimizer | (
-        {"lr": optimizer["lr"] / (4 if optimizer["lr"] <= 1e-3 else 1)} if "lr" in optimizer else {}
+        {"lr": optimizer["lr"] / (4 if optimizer["lr"] <= 1e-3 else 1)}
+        if optimizer.get("lr") is not None
+        else {}
     )
 
 
