@@ -64,7 +64,7 @@ def table(found: Sequence[Receipt]) -> str:
     lines = [f"| {' | '.join(COLUMNS).replace('_', ' ')} |", f"|{' --- |' * len(COLUMNS)}"]
     for one in found:
         last = one["curve"][-1]
-        # from the untrained codec, and from the first steps on
+        # the codec as the run began with it, and after its first steps
         since = [row for row in one["curve"] if row["step"] == 0] + [
             row for row in one["curve"] if row["step"]
         ][:1]
