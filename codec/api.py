@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from codec import assets, audio, checkpoint
-from codec.bitstream import Header, TokWriter, atomic_write
+from codec.bitstream import Header, TokWriter
 from codec.errors import AudioError, CheckpointError, ConfigError
 from codec.headers import legal, make_header
 from codec.long import decode_pieces, encode_pieces
 from codec.models.codec import Codec
+from codec.system import atomic_write
 from codec.tokens import TokenSource
 
 T = TypeVar("T")

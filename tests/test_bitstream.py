@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec.bitstream import Gap, Header, TokError, TokReader, TokWriter, atomic_write, read_tok, write_tok
+from codec.bitstream import Gap, Header, TokError, TokReader, TokWriter, read_tok, write_tok
 from codec.bitstream.pack import code_bits, pack, packed_size, unpack
 
 SIZES = st.one_of(
@@ -130,36 +130,6 @@ def test_write_tok_and_read_tok(tmp_path):
     assert read_codes.dtype == np.int64
     np.testing.assert_array_equal(read_codes, codes)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tok"]
-
-
-def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):
-    target = tmp_path / "a.tok"
-    target.write_bytes(b"old")
-
-    def fail():
-        with atomic_write(target) as file:
-            file.write(b"half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert target.read_bytes() == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["a.tok"]
-    with atomic_write(target) as file:
-        file.write(b"new")
-    assert target.read_bytes() == b"new"
-
-
-def test_atomic_write_names_the_file_that_was_asked_for(tmp_path):
-    with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "none" / "a.tok"):
-        pass
-    assert caught.value.filename == str(tmp_path / "none" / "a.tok")
-
-
-def test_atomic_write_does_not_replace_a_device():
-    with atomic_write(os.devnull) as file:
-        file.write(b"gone")
-    assert not os.path.isfile(os.devnull)
 
 
 def test_every_frame_can_be_read_from_a_pipe_as_soon_as_it_is_written():

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from codec.audio.reader import BLOCK, Audio, Reader, SoundFile, Source, name_of, reason
 from codec.errors import AudioError
+from codec.system import commit_part, create_part
 
 _WRITE = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS")}
 _FULL_SCALE = {"PCM_16": 2**15, "PCM_24": 2**23}
@@ -62,11 +63,12 @@ class Writer:
         elif os.path.exists(target) and not os.path.isfile(target):
             self._device = path  # a device or a named pipe must not be replaced by a file
         else:
-            self._path = os.path.realpath(target)  # a link stays a link
+            self._path = path
         try:
-            folder, base = os.path.split(self._path) if self._path else (tempfile.gettempdir(), "audio")
-            self._temporary = os.path.join(folder, f".{base[:80]}.{os.getpid():x}{os.urandom(4).hex()}.part")
-            os.close(os.open(self._temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            if self._path:
+                self._temporary = create_part(self._path)
+            else:
+                self._temporary = create_part(Path(tempfile.gettempdir(), "audio"))
         except OSError as error:
             raise AudioError(f"{self.name}: cannot be written ({error.strerror})") from None
         try:
@@ -74,7 +76,7 @@ class Writer:
                 self._temporary, "w", sample_rate, channels, self._subtype, format=self._format
             )
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-            os.unlink(self._temporary)
+            self._temporary.unlink()
             kind = f"{format} with {self._subtype}, {sample_rate} Hz and {channels} channels"
             raise AudioError(f"{self.name}: cannot write {kind} ({reason(error)})") from None
 
@@ -114,7 +116,7 @@ class Writer:
             if self._frames:
                 self._verify()
             if self._path:
-                os.replace(self._temporary, self._path)
+                commit_part(self._temporary, self._path)
                 return
             with open(self._temporary, "rb") as finished:
                 if self._device:
@@ -142,7 +144,7 @@ class Writer:
     def abort(self) -> None:
         """Gives up: nothing is left behind, an older file stays as it was."""
         self._file.close()
-        Path(self._temporary).unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

@@ -14,13 +14,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from codec import ops
-from codec.bench.memory import resident
+from codec import ops, system
 from codec.errors import ConfigError
 from codec.ops import kernel, plain, reference
 
@@ -364,10 +362,10 @@ def _first(search: Search, device: str) -> tuple[Tensor, int | None]:
         return codes, torch.cuda.max_memory_allocated() - before
     try:
         ctypes.CDLL(None).malloc_trim(0)  # what others have freed would hide what this one takes
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far; Linux only
-        before = resident("VmRSS")
+        system.reset_peak_memory()
+        before = system.memory()
         codes = search()
-        return codes, resident("VmHWM") - before
+        return codes, system.peak_memory() - before
     except (OSError, AttributeError):
         return search(), None
 

@@ -34,10 +34,9 @@ tokens.seek(0)
 api.decode_file(tokens, sound, codec, format="wav")
 print(loaded, time.perf_counter() - began)
 """
-# not getrusage: its maximum is inherited from the process that started this one
 _PEAK = """
-import re
-print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024 / 1e6)
+from codec import system
+print(system.peak_memory() / 1e6)
 """
 
 

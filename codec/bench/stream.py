@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec import api
-from codec.bench.memory import resident
+from codec import api, system
 from codec.bench.speed import clip_of
 from codec.ops.threads import threads
 from codec.stream import StreamDecoder, StreamEncoder
@@ -72,12 +71,12 @@ def measure(model: str, clip: str, *, seconds: float = 60.0) -> Link:
             codec.decode(codec.encode(block))
             offline = time.perf_counter() - began
             if number == 0:
-                start = resident() / 1e6
+                start = system.memory() / 1e6
                 times = times[SETTLE:]
                 offline *= len(times) / size
             ratios.append(times.sum() / offline)
             blocks.append(times)
-        growth = resident() / 1e6 - start
+        growth = system.memory() / 1e6 - start
     encode, decode = np.concatenate(blocks).T * 1000
     return Link(
         len(encode),

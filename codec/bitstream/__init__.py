@@ -1,7 +1,7 @@
 """The .tok file: header, chunks, bit packing, checksums; docs/tok-format.md is its specification."""
 
 from codec.bitstream.chunk import Gap
-from codec.bitstream.files import Repair, atomic_write, read_tok, repair, write_tok
+from codec.bitstream.files import Repair, read_tok, repair, write_tok
 from codec.bitstream.header import RESAMPLERS, Header
 from codec.bitstream.prior import Prior
 from codec.bitstream.reader import TokReader
@@ -17,7 +17,6 @@ __all__ = [
     "TokError",
     "TokReader",
     "TokWriter",
-    "atomic_write",
     "read_tok",
     "repair",
     "write_tok",

@@ -1,12 +1,6 @@
 """Whole .tok files by path: read, write at once or not at all, repair."""
 
-import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,35 +13,7 @@ from codec.bitstream.reader import TokReader
 from codec.bitstream.records import LOST, put_record
 from codec.bitstream.writer import TokWriter
 from codec.errors import TokError
-
-PathLike = str | os.PathLike[str]
-
-
-@contextmanager
-def atomic_write(path: PathLike) -> Iterator[BinaryIO]:
-    """Opens a new binary file that takes the place of ``path`` only when the block ends without an exception.
-
-    It is written beside ``path`` under another name, synced to disk and renamed. A path that exists and is no
-    regular file (a device, a named pipe) is opened and written as it is, for there is nothing to replace.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        with open(path, "wb") as file:
-            yield file
-        return
-    path = path.resolve()  # a symbolic link keeps pointing; what it points to is replaced
-    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
-    try:
-        with open(part, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename == str(part):
-            error.filename = str(path)  # the name that the caller knows
-        raise
+from codec.system import PathLike, atomic_write
 
 
 def write_tok(

@@ -149,19 +149,15 @@ def _reach(codec: Codec) -> dict[str, float | str]:
 
 
 def _system() -> dict[str, Any]:
-    import platform
-
     import torch
 
-    from codec import __version__
+    from codec import __version__, system
     from codec.ops import kernel
 
     described = {
         "codec": __version__,
-        "python": platform.python_version(),
         "torch": torch.__version__,
-        "system": platform.platform(),
-        "processor": _processor(),
+        **system.machine(),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cuda": torch.version.cuda or "not built in",
@@ -170,16 +166,6 @@ def _system() -> dict[str, Any]:
     if torch.cuda.is_available():
         described["gpu"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return described | {f"search, {device}": text for device, text in kernel.describe().items()}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        import platform
-
-        return platform.processor() or platform.machine()
 
 
 def _sizes(sizes: tuple[int, ...]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from codec import assets, audio
 from codec.data.recordings import Recording, probe
 from codec.errors import AudioError, ConfigError
+from codec.system import atomic_write
 
 Filters = Mapping[str, Any]
 Recordings = list[Recording]
@@ -205,9 +206,8 @@ def write_manifest(path: str | os.PathLike[str], recordings: Iterable[Recording]
             json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False)
             + "\n"
         )
-    temporary = f"{os.fspath(path)}.part"
-    Path(temporary).write_text("".join(lines), encoding="utf-8")
-    os.replace(temporary, path)
+    with atomic_write(path) as file:
+        file.write("".join(lines).encode())
 
 
 def builtin() -> Path:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
+from codec import system
 from codec.errors import CodecError
 from codec.evaluate.clips import Clip
 from codec.evaluate.parse import parse
@@ -33,7 +32,4 @@ def peak_memory(spec: str, clips: Sequence[Clip], rate: int, seconds: float | No
 
 def _code(spec: str, clip: Clip, rate: int, seconds: float | None) -> float:
     parse(spec).code(clip.load(rate, seconds), rate)
-    # not getrusage: its maximum is inherited from the process that started this one
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
-    return int(found[1]) * 1024 / 1e6 if found else float("nan")
+    return system.peak_memory() / 1e6

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from codec import audio, metrics
-from codec.bitstream import atomic_write
 from codec.evaluate.clips import Clip
 from codec.evaluate.score import EXAMPLE_SECONDS, Row
 from codec.evaluate.summary import RATES, exclusions, failures
 from codec.metrics.base import Signal
+from codec.system import atomic_write
 
 if TYPE_CHECKING:
     from codec.evaluate.run import Result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -14,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from codec import __version__, metrics
+from codec import __version__, metrics, system
 from codec.errors import ConfigError
 from codec.evaluate import clips as clip_lists
 from codec.evaluate import summary
@@ -203,18 +202,7 @@ def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     import torch
 
-    processor = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return {
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "system": platform.platform(),
-        "python": platform.python_version(),
+    return system.machine() | {
         "torch": torch.__version__,
         "codec": __version__,
     }

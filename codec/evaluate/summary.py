@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from codec import metrics
-from codec.bitstream import atomic_write
 from codec.evaluate.gates import Calibration
 from codec.evaluate.score import Row
 from codec.evaluate.statistics import Estimate, estimate, paired
 from codec.metrics import book_statistics, count
+from codec.system import atomic_write
 
 # what is measured of every system besides the metrics: name -> title, unit, more is better
 RATES = {

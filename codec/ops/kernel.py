@@ -10,7 +10,6 @@ import argparse
 import ctypes
 import functools
 import os
-import platform
 import sys
 import time
 import warnings
@@ -21,6 +20,7 @@ import torch
 
 from codec.errors import ConfigError
 from codec.ops.builder import BuildError, Recipe, build
+from codec.system import cpu_features
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 FAT = ("80", "90")  # what a machine without a GPU compiles for
@@ -32,7 +32,7 @@ def cpu_recipe(name: str = "rvq_encode") -> Recipe:
     compilers = tuple(filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++")))
     # numbers must be rounded as specified, hence no contraction to fused operations
     flags = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-w", "-shared", "-fPIC", "-pthread")
-    return Recipe(f"{name}-cpu", (Path(__file__).with_name(f"{name}.cpp"),), compilers, flags, _processor())
+    return Recipe(f"{name}-cpu", (Path(__file__).with_name(f"{name}.cpp"),), compilers, flags, cpu_features())
 
 
 def cuda_recipe(architectures: Sequence[str]) -> Recipe:
@@ -46,16 +46,6 @@ def cuda_recipe(architectures: Sequence[str]) -> Recipe:
     flags = ("-std=c++17", "-O3", *targets, "-shared", "-Xcompiler=-fPIC", "-cudart=static")
     sources = tuple(folder / n for n in ("rvq_encode.cu", "search.cuh", "frame.cuh", "hardware.cuh"))
     return Recipe("rvq_encode-cuda", sources, compilers, flags, f"cuda {torch.version.cuda}")
-
-
-@functools.cache
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    keys = ("vendor_id", "model name", "flags", "Features")
-    return platform.machine() + "".join(dict.fromkeys(line for line in lines if line.startswith(keys)))
 
 
 def mode(variable: str) -> str:
