@@ -358,11 +358,11 @@ def test_initial_weights_survive_the_norm() -> None:
     torch.testing.assert_close(disc.stacks[0].layers.convs[0].weight, plain.weight)
 
 
-def test_a_start_sets_the_scale_of_every_layer(kind: str) -> None:
-    """Soft sound reaches the logits: before the start they are nearly the biases."""
+def test_initialising_sets_the_scale_of_every_layer(kind: str) -> None:
+    """Soft sound reaches the logits: without it they are nearly the biases."""
     network = Discriminators({"one": NARROW[kind]()})
     sound = 0.01 * torch.randn(4, 1, 4000)
-    network.start(sound)
+    network.initialise(sound)
     convs = [part for part in network.modules() if isinstance(part, nn.Conv1d | nn.Conv2d)]
     seen: list[Tensor] = []
     hooks = [conv.register_forward_hook(lambda conv, x, y: seen.append(y.clone())) for conv in convs]

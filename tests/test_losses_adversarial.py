@@ -22,12 +22,12 @@ def audio(*shape: int) -> Tensor:
     return 0.3 * torch.randn(*shape)
 
 
-def judgement(*logits: list[float], features: list[list[Tensor]] | None = None) -> SimpleNamespace:
+def output(*logits: list[float], features: list[list[Tensor]] | None = None) -> SimpleNamespace:
     return SimpleNamespace(logits=[torch.tensor(logit) for logit in logits], features=features or [])
 
 
 class TestAdversarial:
-    real, fake = judgement([2.0, 0.0], [0.5]), judgement([-2.0, 0.5], [1.5])
+    real, fake = output([2.0, 0.0], [0.5]), output([-2.0, 0.5], [1.5])
 
     @pytest.mark.parametrize("reduction", ["sum", "mean"])
     def test_least_squares(self, reduction: str) -> None:
@@ -51,8 +51,8 @@ class TestAdversarial:
                 kind(reduction="max")  # type: ignore[arg-type]
 
     def test_features(self) -> None:
-        real = judgement(features=[[torch.tensor([2.0, -2.0])], [torch.tensor([4.0]), torch.tensor([1.0])]])
-        fake = judgement(features=[[torch.tensor([1.0, -2.0])], [torch.tensor([2.0]), torch.tensor([4.0])]])
+        real = output(features=[[torch.tensor([2.0, -2.0])], [torch.tensor([4.0]), torch.tensor([1.0])]])
+        fake = output(features=[[torch.tensor([1.0, -2.0])], [torch.tensor([2.0]), torch.tensor([4.0])]])
         assert float(FeatureLoss()(real, fake)["fm"]) == pytest.approx(2 * (0.5 + 2 + 3))
         assert float(FeatureLoss(factor=1, reduction="mean")(real, fake)["fm"]) == pytest.approx(5.5 / 3)
         normalized = NormalizedFeatureLoss()
@@ -60,13 +60,20 @@ class TestAdversarial:
         assert float(normalized(real, real)["fm"]) == 0
 
     def test_features_of_a_dead_layer_stay_bounded(self) -> None:
-        real, fake = judgement(features=[[torch.zeros(4)]]), judgement(features=[[torch.full((4,), 1e-6)]])
+        real, fake = output(features=[[torch.zeros(4)]]), output(features=[[torch.full((4,), 1e-6)]])
         assert float(NormalizedFeatureLoss()(real, fake)["fm"]) < 1
+
+    @pytest.mark.parametrize("kind", [FeatureLoss, NormalizedFeatureLoss])
+    def test_features_that_do_not_compare_are_refused(self, kind: type[nn.Module]) -> None:
+        one, row = torch.ones(1, 2, 1), torch.ones(1, 2, 7)
+        for real, fake in ([[[one]], [[row]]], [[[row, row]], [[row]]], [[], []], [[[row[..., :0]]]] * 2):
+            with pytest.raises(ValueError, match="equal features"):
+                kind()(output(features=real), output(features=fake))
 
     @pytest.mark.parametrize("kind", [FeatureLoss, NormalizedFeatureLoss])
     def test_real_features_take_no_gradient(self, kind: type[nn.Module]) -> None:
         a, b = torch.randn(3, requires_grad=True), torch.randn(3, requires_grad=True)
-        kind()(judgement(features=[[a]]), judgement(features=[[b]]))["fm"].backward()
+        kind()(output(features=[[a]]), output(features=[[b]]))["fm"].backward()
         assert a.grad is None
         assert b.grad is not None
 
@@ -76,7 +83,7 @@ class TestAdversarial:
         fake.requires_grad_()
         found = []
         fake.register_hook(found.append)
-        FeatureLoss(factor=1)(judgement(features=[[real]]), judgement(features=[[fake]]))["fm"].backward()
+        FeatureLoss(factor=1)(output(features=[[real]]), output(features=[[fake]]))["fm"].backward()
         assert found[0].is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(found[0], (fake - real).sign() / fake.numel())
 
@@ -84,7 +91,7 @@ class TestAdversarial:
         torch.manual_seed(0)
         a, b = torch.randn(50), torch.randn(50)
         values = [
-            NormalizedFeatureLoss()(judgement(features=[[s * a]]), judgement(features=[[s * b]]))["fm"]
+            NormalizedFeatureLoss()(output(features=[[s * a]]), output(features=[[s * b]]))["fm"]
             for s in (1.0, 100.0)
         ]
         torch.testing.assert_close(*values)

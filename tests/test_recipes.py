@@ -22,7 +22,7 @@ from codec.quantizers import LOSS_WEIGHTS
 from codec.train import receipts_page, recipes
 from codec.train.config import parse
 from codec.train.export import for_use
-from codec.train.objective import quantizer_losses, settle
+from codec.train.objective import quantizer_losses, term_weights
 from codec.train.size import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +83,7 @@ def test_another_quantizer_is_one_override(option: str) -> None:
     config = tiny(parse(composed("dac_44k", option)))
     quantizer = make("quantizer", config.codec["quantizer"], dim=config.model["encoder"]["dim"])
     names = [term for term in config.loss.weights if term not in LOSS_WEIGHTS]
-    weights, notes = settle(config.loss.weights, names, quantizer)
+    weights, notes = term_weights(config.loss.weights, names, quantizer)
     assert set(weights) == {*names, *quantizer_losses(quantizer)}
     assert len(notes) == len(set(weights) ^ set(config.loss.weights))
 
@@ -121,7 +121,7 @@ def test_recipe_is_short_and_says_what_it_is(name: str) -> None:
     lines = (recipes.folder() / f"{name}.yaml").read_text().splitlines()
     assert len(lines) <= 40
     assert lines[0] == "# @package _global_"
-    assert 30 < len(recipes.about(name)) <= 120
+    assert 30 < len(recipes.summary(name)) <= 120
 
 
 def test_page_of_receipts_has_a_row_a_command_and_a_picture_for_each() -> None:
@@ -202,7 +202,7 @@ def test_every_option_of_every_group_makes_its_parts(option: str) -> None:
     group = option.partition("=")[0]
     recipes.register()
     with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
-        # a decoder that knows the number of books needs the quantizer it was made for
+        # a decoder that knows the number of codebooks needs the quantizer it was made for
         other = ["quantizer=mcrvq"] if option == "model=languagecodec" else []
         cfg = compose("config", overrides=["discriminator=none", "loss=mel", *other, option])
     config = tiny(parse(cfg))

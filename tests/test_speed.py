@@ -24,7 +24,7 @@ def test_both_sides_train_the_same_networks() -> None:
     theirs = EncodecReference(audio)
     assert task.discriminators is not None
     ours = count(task.codec.encoder), count(task.codec.decoder), count(task.discriminators)
-    assert ours == (count(theirs.codec.encoder), count(theirs.codec.decoder), count(theirs.judge))
+    assert ours == (count(theirs.codec.encoder), count(theirs.codec.decoder), count(theirs.discriminator))
     before = [parameter.detach().clone() for parameter in theirs.codec.decoder.parameters()]
     theirs.step()
     after = theirs.codec.decoder.parameters()

@@ -1,4 +1,4 @@
-"""Semantic teachers: what a frozen speech model says, when, and how the first books learn it."""
+"""Semantic teachers: what a frozen speech model says, when, and how the first codebooks learn it."""
 
 from __future__ import annotations
 
@@ -232,9 +232,9 @@ def test_no_network_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_crops_that_a_teacher_cannot_hear(teachers: dict[str, Path]) -> None:
-    with pytest.raises(CodecError, match=r"cannot hear crops of 0\.01 s"):
+    with pytest.raises(CodecError, match=r"cannot take crops of 0\.01 s"):
         SpeechFeatures(str(teachers["hubert"]), sample_rate=16000)(torch.zeros(1, 1, 160))
-    with pytest.raises(CodecError, match="cannot hear crops of 3 s"):
+    with pytest.raises(CodecError, match="cannot take crops of 3 s"):
         SpeechFeatures(str(teachers["whisper"]), sample_rate=16000)(torch.zeros(1, 1, 48000))
 
 

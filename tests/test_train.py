@@ -29,7 +29,7 @@ from codec.train.app import main, train
 from codec.train.callbacks import Monitor, read_log
 from codec.train.config import LogConfig, ScheduleConfig, codebook_choices, parse
 from codec.train.export import export
-from codec.train.meter import BookUse, Meter
+from codec.train.meter import CodebookUsage, Meter
 from codec.train.optim import Average, rate_factor
 from codec.train.speed import own_task
 from codec.train.task import CodecTask, Diverged
@@ -106,8 +106,8 @@ def test_a_run_starts_from_the_weights_of_another(config: Config, tmp_path: Path
     about = torch.load(tmp_path / "second" / "last.ckpt", weights_only=True)["codec"]
     assert about["weights"] == first["fingerprint"]
     assert json.loads((tmp_path / "second" / "receipt.json").read_text())["config"]["weights"] == weights.name
-    book = next(part for part in objects["codec"].quantizer.modules() if isinstance(part, Book))
-    assert book.steps > 4, "running means do not start over"
+    codebook = next(part for part in objects["codec"].quantizer.modules() if isinstance(part, Book))
+    assert codebook.steps > 4, "running means do not start over"
     weights.unlink()  # what goes on from a checkpoint needs them no more
     train(config(f"weights={weights}", "checkpoint.steps=100", "resume=true", "train.steps=5", name="second"))
     about = torch.load(tmp_path / "second" / "last.ckpt", weights_only=True)["codec"]
@@ -131,7 +131,7 @@ def test_weights_of_another_codec_are_refused(config: Config, tmp_path: Path) ->
 
 def test_each_network_gets_its_own_gradient(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    judge, teach = CodecTask._judge, CodecTask._teach
+    judge, teach = CodecTask._discriminator_step, CodecTask._generator_step
 
     def judging(self: CodecTask, real: Any, fake: Any) -> Tensor:
         assert self.discriminators is not None
@@ -158,8 +158,8 @@ def test_each_network_gets_its_own_gradient(config: Config, monkeypatch: pytest.
         pairs = zip(self.discriminators.parameters(), before, strict=True)
         seen.append(any(not torch.equal(p, b) for p, b in pairs))
 
-    monkeypatch.setattr(CodecTask, "_judge", judging)
-    monkeypatch.setattr(CodecTask, "_teach", teaching)
+    monkeypatch.setattr(CodecTask, "_discriminator_step", judging)
+    monkeypatch.setattr(CodecTask, "_generator_step", teaching)
     monkeypatch.setattr(CodecTask, "training_step", stepping)
     train(config("train.steps=4", "train.d_every=2"))
     # every other batch trains the discriminators
@@ -170,7 +170,7 @@ def test_each_network_gets_its_own_gradient(config: Config, monkeypatch: pytest.
 @pytest.mark.filterwarnings("ignore")
 def test_the_codec_learns_what_one_plain_backward_pass_would_teach(recipe: str) -> None:
     task, audio = own_task(recipe, 2, 0.1)
-    task.course.d_start = 0
+    task.train_config.d_start = 0
     task.codec(audio)
     assert task.discriminators is not None
     for optimizer in task._optimizers():
@@ -202,7 +202,7 @@ def test_the_codec_learns_what_one_plain_backward_pass_would_teach(recipe: str) 
             assert error < 1e-3, name
 
 
-@pytest.mark.parametrize("part", ["_judge", "_teach"])
+@pytest.mark.parametrize("part", ["_discriminator_step", "_generator_step"])
 def test_a_batch_without_a_finite_gradient_changes_neither_network(
     config: Config, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
@@ -287,9 +287,9 @@ def test_latents_pass_as_they_are_until_the_books_start(
     monkeypatch.setattr(CodecTask, "training_step", watched)
     _, objects = train(config("train.q_start=2", "log.every=100"))
     assert seen == [(False, False), (False, False), (True, True), (True, True)]
-    books = objects["codec"].quantizer.state_dict()
-    averaged = objects["task"].listener.quantizer.state_dict()
-    assert torch.equal(averaged["books.2.started"], books["books.2.started"])
+    codebooks = objects["codec"].quantizer.state_dict()
+    averaged = objects["task"].evaluated_codec.quantizer.state_dict()
+    assert torch.equal(averaged["books.2.started"], codebooks["books.2.started"])
 
 
 def test_signal_saves_and_ends_cleanly(
@@ -348,12 +348,12 @@ def test_bad_batches_in_a_row_stop_the_run_and_name_their_files(
 def test_spoiled_books_are_mended(config: Config) -> None:
     _, objects = train(config("train.steps=1"))
     task: CodecTask = objects["task"]
-    task.keep_books()
+    task.keep_codebooks()
     good = {name: value.clone() for name, value in task.codec.quantizer.state_dict().items()}
     for value in task.codec.quantizer.state_dict().values():
         if value.is_floating_point():
             value.fill_(float("nan"))
-    task._mend_books()
+    task._restore_codebooks()
     assert _equal(task.codec.quantizer.state_dict(), good)
 
 
@@ -416,8 +416,8 @@ MISTAKES = {
     "hop=300": "multiply to 320, but the hop is 300",
     "+model.decoder.strides=[2,3]": "no setting 'strides'",
     "model.encoder.frame=80": "hop is 160 and the decoder's is 320",
-    "train.bandwidths=[2]": "no number of books gives 2 kbps; there are 0.25, 0.5, 0.75 kbps",
-    "train.codebooks=[4]": "asks for 4 books",
+    "train.bandwidths=[2]": "no number of codebooks gives 2 kbps; there are 0.25, 0.5, 0.75 kbps",
+    "train.codebooks=[4]": "asks for 4 codebooks",
     "quantizer.name=rvqq": "did you mean 'rvq'",
     "data.root=/nowhere/at/all": "/nowhere/at/all",
     "trainer.precision=16-mixed": "32-true or bf16-mixed",
@@ -453,7 +453,7 @@ def test_the_screen_and_the_third_batch_say_what_to_expect(
 ) -> None:
     train(config("train.steps=40", "+trainer.max_steps=4", "train.d_start=3", "quantizer.num_codebooks=2"))
     told = capsys.readouterr().err
-    assert "2 books of 32, 0.5 kbps (first books alone: 0.25)" in told
+    assert "2 codebooks of 32, 0.5 kbps (first codebooks alone: 0.25)" in told
     assert "multiply-adds" in told
     # four steps are too few to foretell anything
     assert "expected:" not in told
@@ -481,11 +481,11 @@ def test_bandwidths_become_books(config: Config) -> None:
 def test_help_and_unknown_recipe_list_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"{name} " in out and recipes.about(name) in out for name in recipes.names())
+    assert all(f"{name} " in out and recipes.summary(name) in out for name in recipes.names())
     assert main(["+recipe=hificode"]) == 2
     err = capsys.readouterr().err
     assert "no recipe 'hificode'" in err
-    assert recipes.about("hificodec") in err
+    assert recipes.summary("hificodec") in err
 
 
 def test_bad_override_is_told_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
@@ -533,22 +533,22 @@ def test_meter_counts_each_book() -> None:
     meter = Meter((4, 2))
     meter.count(torch.tensor([[[0, 1, 2, 3], [1, 1, 1, 1]], [[0, 0, 1, 1], [-1, -1, -1, -1]]]))
     meter.count(torch.tensor([[[0, 0]]]))
-    first, second = meter.pull_books()
+    first, second = meter.pull_codebooks()
     assert (first.tokens, first.used, second.tokens, second.used) == (10, 4, 4, 1)
     assert second.perplexity == pytest.approx(1.0)
     assert first.perplexity == pytest.approx(3.19, abs=0.05)
-    assert meter.pull_books() == []
+    assert meter.pull_codebooks() == []
 
 
 def test_collapsed_book_is_named_with_its_likely_cause(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monitor = Monitor(tmp_path, LogConfig(), app.make_console())
-    healthy, dead = BookUse(1024, 5000, 900, 700.0), BookUse(1024, 5000, 1, 1.0)
+    healthy, dead = CodebookUsage(1024, 5000, 900, 700.0), CodebookUsage(1024, 5000, 1, 1.0)
     monitor._watch(1000, [healthy, dead])
     told = capsys.readouterr().err
     assert "collapsed codebook 1 (1 of 1024 codes in 5000 tokens, perplexity 1.0)" in told
-    assert "the books before it" in told
+    assert "the codebooks before it" in told
     monitor._watch(1050, [healthy, dead])
     assert capsys.readouterr().err == "", "told once, not with every row"
     monitor._watch(1100, [dead, healthy])

@@ -1,4 +1,4 @@
-"""What a discriminator is, how several become one, and the stack of convolutions they are all made of."""
+"""Base class of discriminators, their composition, and the stack of convolutions they are made of."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from codec.nn.start import normalize_convolutions
 
 @dataclass(frozen=True, slots=True)
 class DiscriminatorOutput:
-    """What discriminators say about a batch; one entry per sub-discriminator.
+    """Output of discriminators for a batch; one entry per sub-discriminator.
 
     Attributes:
         logits: `(B, ...)` each, high for audio that seems real.
@@ -29,14 +29,14 @@ class DiscriminatorOutput:
 
 
 class Discriminator(nn.Module, ABC):
-    """Judges audio at one or more scales."""
+    """Tells real audio from decoded audio at one or more scales."""
 
     @abstractmethod
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
-        """Judge audio `(B, C, N)` of any length N >= 1."""
+        """Logits and features of audio `(B, C, N)` of any length N >= 1."""
 
     def pair(self, real: Tensor, fake: Tensor) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
-        """Judge two batches `(B, C, N)` of equal shape; normalised weights are computed once.
+        """Outputs for two batches `(B, C, N)` of equal shape; normalised weights are computed once.
 
         Raises:
             ValueError: the shapes differ.
@@ -66,7 +66,7 @@ class Discriminators(Discriminator):
         self.parts = nn.ModuleDict(parts)
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
-        """Judge audio `(B, C, N)`.
+        """Logits and features of audio `(B, C, N)`.
 
         Raises:
             TypeError: a part returned something else than one logit and one list of features per scale.
@@ -83,11 +83,11 @@ class Discriminators(Discriminator):
             features += found.features
         return DiscriminatorOutput(logits, features)
 
-    def start(self, audio: Tensor) -> None:
+    def initialise(self, audio: Tensor) -> None:
         """Before training: set the scale of every layer by real audio `(B, C, N)`, see `normalize_convolutions`.
 
         With weights from random numbers alone the logits for soft speech are the biases, whether it is real or not, and
-        hundreds of steps pass before a discriminator tells one from the other.
+        hundreds of steps pass before a discriminator separates them.
         """
         normalize_convolutions(self, audio)
 
@@ -171,7 +171,7 @@ class _WeightNorm(nn.Module):
 
 
 def level(audio: Tensor) -> Tensor:
-    """Audio `(B, C, N)` without its mean and with its peak at 0.8, per clip and channel, as DAC judges it.
+    """Audio `(B, C, N)` without its mean and with its peak at 0.8, per clip and channel, as in DAC.
 
     A peak under -60 dB is not raised further: silence would turn into a gradient without bound.
     """

@@ -42,7 +42,7 @@ class MultiPeriodDiscriminator(Discriminator):
         self.stacks = nn.ModuleList(_stack(channels, width, logit_feature) for _ in self.periods)
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
-        """Judge audio `(B, C, N)`; logits are `(B, 1, p, L)` with L about N / (81 p)."""
+        """Audio `(B, C, N)`; logits are `(B, 1, p, L)` with L about N / (81 p)."""
         if self.normalize:
             audio = level(audio)
         logits, features = [], []

@@ -25,7 +25,7 @@ LAYERS = (
 class MultiScaleDiscriminator(Discriminator):
     """Multi-scale discriminator of HiFi-GAN (arXiv 2010.05646), after MelGAN (arXiv 1910.06711).
 
-    The first stack hears the audio as it is, under a spectral norm; each further one hears it at half the
+    The first stack takes the audio as it is, under a spectral norm; each further one takes it at half the
     rate of the one before, under a weight norm.
 
     Args:
@@ -39,7 +39,7 @@ class MultiScaleDiscriminator(Discriminator):
         self.stacks = nn.ModuleList(_stack(channels, width, spectral=i == 0) for i in range(scales))
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
-        """Judge audio `(B, C, N)`; logits are `(B, 1, L)` with L about N / 64 at the first scale."""
+        """Audio `(B, C, N)`; logits are `(B, 1, L)` with L about N / 64 at the first scale."""
         logits, features = [], []
         for i, stack in enumerate(self.stacks):
             if i:

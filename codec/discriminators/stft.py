@@ -36,7 +36,7 @@ class MultiScaleSTFTDiscriminator(Discriminator):
         self.stacks = nn.ModuleList(_complex_stack(2 * channels, width, dilations) for _ in windows)
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
-        """Judge audio `(B, C, N)`; features are `(B, width, T, F)`, frames before frequencies."""
+        """Audio `(B, C, N)`; features are `(B, width, T, F)`, frames before frequencies."""
         results = [stack(_parts(stft(audio))) for stft, stack in zip(self.stfts, self.stacks, strict=True)]
         return _output(results)
 
@@ -76,7 +76,7 @@ class MultiResolutionDiscriminator(Discriminator):
         self.stacks = nn.ModuleList(_magnitude_stack(channels, width) for _ in windows)
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
-        """Judge audio `(B, C, N)`; features are `(B, width, T', F')`, the logits the last of them."""
+        """Audio `(B, C, N)`; features are `(B, width, T', F')`, the logits the last of them."""
         results = [stack(stft(audio).abs()) for stft, stack in zip(self.stfts, self.stacks, strict=True)]
         return _output(results)
 
@@ -122,7 +122,7 @@ class MultiBandSTFTDiscriminator(Discriminator):
         self.scales = nn.ModuleList(_BandStacks(n, bands, 2 * channels, width) for n in windows)
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
-        """Judge audio `(B, C, N)`; features are `(B, width, T, F)` of the lowest band first."""
+        """Audio `(B, C, N)`; features are `(B, width, T, F)` of the lowest band first."""
         if self.normalize:
             audio = level(audio)
         return _output([scale(audio) for scale in self.scales])

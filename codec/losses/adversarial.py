@@ -1,36 +1,22 @@
-"""Adversarial losses and feature matching over the outputs of discriminators.
-
-They take any object with `logits` (one tensor per sub-discriminator) and `features` (a list of tensors per
-sub-discriminator), and compute in float32.
-"""
+"""Adversarial losses and feature matching over the outputs of discriminators, computed in float32."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from codec.discriminators.base import DiscriminatorOutput
+
 Reduction = Literal["sum", "mean"]
 
 
-class Judgement(Protocol):
-    """What discriminators return."""
-
-    @property
-    def logits(self) -> list[Tensor]:
-        """One entry per sub-discriminator."""
-
-    @property
-    def features(self) -> list[list[Tensor]]:
-        """One list of layers per sub-discriminator."""
-
-
 class AdversarialLoss(nn.Module, ABC):
-    """Contest of generator and discriminators.
+    """Losses of discriminators and generator.
 
     Args:
         reduction: over sub-discriminators, each of which counts the mean of its logits.
@@ -45,14 +31,14 @@ class AdversarialLoss(nn.Module, ABC):
             raise ValueError(f"the reduction {reduction!r} is neither 'sum' nor 'mean'")
         self.reduction = reduction
 
-    def discriminator_loss(self, real: Judgement, fake: Judgement) -> Tensor:
-        """What the discriminators minimise, a scalar; `fake` is of detached audio."""
+    def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> Tensor:
+        """Discriminator loss, a scalar; `fake` is of detached audio."""
         pairs = zip(real.logits, fake.logits, strict=True)
         return self._reduce([self.real(r.float()) + self.fake(f.float()) for r, f in pairs])
 
-    def generator_loss(self, fake: Judgement) -> dict[str, Tensor]:
-        """Term `adv`, what the generator minimises."""
-        return {"adv": self._reduce([self.deceived(logit.float()) for logit in fake.logits])}
+    def generator_loss(self, fake: DiscriminatorOutput) -> dict[str, Tensor]:
+        """Generator loss, term `adv`."""
+        return {"adv": self._reduce([self.generator(logit.float()) for logit in fake.logits])}
 
     @abstractmethod
     def real(self, logit: Tensor) -> Tensor:
@@ -63,7 +49,7 @@ class AdversarialLoss(nn.Module, ABC):
         """Loss of a discriminator on logits of decoded audio."""
 
     @abstractmethod
-    def deceived(self, logit: Tensor) -> Tensor:
+    def generator(self, logit: Tensor) -> Tensor:
         """Loss of the generator on logits of decoded audio."""
 
     def _reduce(self, losses: Sequence[Tensor]) -> Tensor:
@@ -89,7 +75,7 @@ class LeastSquaresLoss(AdversarialLoss):
         """Mean of D^2."""
         return logit.square().mean()
 
-    def deceived(self, logit: Tensor) -> Tensor:
+    def generator(self, logit: Tensor) -> Tensor:
         """Mean of (1 - D)^2."""
         return (1 - logit).square().mean()
 
@@ -99,7 +85,7 @@ class HingeLoss(AdversarialLoss):
 
     Args:
         reduction: over sub-discriminators; all three take the mean.
-        saturate: the generator gains nothing beyond a logit of 1, as published; False minimises -D without end.
+        saturate: the generator loss is 0 beyond a logit of 1, as published; False minimises -D without bound.
     """
 
     def __init__(self, *, reduction: Reduction = "mean", saturate: bool = True) -> None:
@@ -114,7 +100,7 @@ class HingeLoss(AdversarialLoss):
         """Mean of max(0, 1 + D)."""
         return (1 + logit).relu().mean()
 
-    def deceived(self, logit: Tensor) -> Tensor:
+    def generator(self, logit: Tensor) -> Tensor:
         """Mean of max(0, 1 - D), or of -D."""
         return (1 - logit).relu().mean() if self.saturate else -logit.mean()
 
@@ -136,36 +122,42 @@ class FeatureLoss(nn.Module):
             raise ValueError(f"the reduction {reduction!r} is neither 'sum' nor 'mean'")
         self.factor, self.reduction = factor, reduction
 
-    def forward(self, real: Judgement, fake: Judgement) -> dict[str, Tensor]:
-        """Term `fm`; `real` takes no gradient."""
+    def forward(self, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> dict[str, Tensor]:
+        """Term `fm`; `real` takes no gradient.
+
+        Raises:
+            ValueError: there are no features, or those of real and fake audio differ in number or shape.
+        """
         distances = torch.stack([_distance(r, f) for r, f in _layers(real, fake)])
         return {"fm": self.factor * (distances.mean() if self.reduction == "mean" else distances.sum())}
-
-    def feature_loss(self, real: Judgement, fake: Judgement) -> dict[str, Tensor]:
-        """The same as calling it."""
-        return self(real, fake)
 
 
 class NormalizedFeatureLoss(nn.Module):
     """Feature matching relative to the layer's scale, mean over layers (EnCodec, arXiv 2210.13438).
 
-    Each layer counts mean |real - fake| / mean |real|, so that no layer or discriminator drowns the others.
+    Each layer counts mean |real - fake| / mean |real|, so that no layer or discriminator dominates the sum.
     """
 
-    def forward(self, real: Judgement, fake: Judgement) -> dict[str, Tensor]:
-        """Term `fm`; `real` takes no gradient."""
+    def forward(self, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> dict[str, Tensor]:
+        """Term `fm`; `real` takes no gradient.
+
+        Raises:
+            ValueError: there are no features, or those of real and fake audio differ in number or shape.
+        """
         ratios = []
         for r, f in _layers(real, fake):
             # a dead layer has no scale: it must not count without bound
             ratios.append(_distance(r, f) / r.abs().mean(dtype=torch.float32).clamp(min=1e-5))
         return {"fm": torch.stack(ratios).mean()}
 
-    def feature_loss(self, real: Judgement, fake: Judgement) -> dict[str, Tensor]:
-        """The same as calling it."""
-        return self(real, fake)
 
-
-def _layers(real: Judgement, fake: Judgement) -> list[tuple[Tensor, Tensor]]:
+def _layers(real: DiscriminatorOutput, fake: DiscriminatorOutput) -> list[tuple[Tensor, Tensor]]:
+    shapes = [[[layer.shape for layer in layers] for layers in one.features] for one in (real, fake)]
+    layers = [shape for layers in shapes[0] for shape in layers]
+    if shapes[0] != shapes[1] or not layers or any(0 in shape for shape in layers):
+        raise ValueError(
+            f"feature matching needs equal features of real and fake audio, not {shapes[0]} and {shapes[1]}"
+        )
     return [
         (r.detach(), f)
         for reals, fakes in zip(real.features, fake.features, strict=True)

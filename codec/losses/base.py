@@ -1,4 +1,4 @@
-"""What a reconstruction loss is, and how several become one that computes each spectrum once."""
+"""Base class of reconstruction losses, and their composition that computes each spectrum once."""
 
 from __future__ import annotations
 

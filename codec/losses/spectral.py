@@ -28,7 +28,7 @@ class LogMelLoss(ReconstructionLoss):
         n_ffts: lengths of the transforms; None is the window.
         low: lower edge of the mels in Hz.
         high: upper edge; None is half the sample rate.
-        floor: smallest value that is told from zero.
+        floor: values are clamped to it before the logarithm.
         base: of the logarithm.
         scale: shape of the filters, see `codec.nn.spectrogram.mel_filters`.
         padding: of the ends, see `codec.nn.spectrogram.STFT`.

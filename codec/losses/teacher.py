@@ -1,4 +1,4 @@
-"""A semantic teacher: the first books learn to say what a frozen speech model hears."""
+"""Semantic distillation: a frozen speech model as teacher of the first codebooks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SpeechFeatures:
     Args:
         source: folder with config.json, preprocessor_config.json and model.safetensors, or a name on the hub.
         layer: of the hidden states, 0 to the number of layers; None is the last one, `mean` the mean of all.
-        sample_rate: of the audio that it will hear, in Hz.
+        sample_rate: of the audio it is given, in Hz.
 
     Attributes:
         width: of its features, W.
@@ -44,7 +44,7 @@ class SpeechFeatures:
             raise ConfigError(f"the teacher {source!r} has layers 0 to {count}, mean and null, not {layer!r}")
         self.layer = layer
         if isinstance(layer, int):
-            # nobody listens to what comes later; one layer more than needed keeps the last norm away from it
+            # later layers are not needed; one more than needed keeps the last norm away from it
             del self._model_layers()[layer + 1 :]
         self.kind: str = config.model_type
         self.width: int = config.hidden_size
@@ -76,7 +76,7 @@ class SpeechFeatures:
         count = (mono.shape[1] - self.field) // self.hop + 1
         if count < 1 or mono.shape[1] > (self._longest or math.inf):
             seconds = mono.shape[1] / self._rate
-            raise CodecError(f"the teacher {self.source!r} cannot hear crops of {seconds:.3g} s")
+            raise CodecError(f"the teacher {self.source!r} cannot take crops of {seconds:.3g} s")
         inputs = self._extract(list(mono.cpu().numpy()), sampling_rate=self._rate, return_tensors="pt")
         if self.kind != "wav2vec2-bert":  # whose last frame may be half a one
             inputs.pop("attention_mask", None)  # crops are equally long: it says nothing
@@ -98,17 +98,17 @@ class SpeechFeatures:
 
 
 class SemanticTeacher(nn.Module):
-    """Cosine distillation of the first books towards a frozen speech model; one term, `teacher`.
+    """Cosine distillation of the first codebooks towards a frozen speech model; one term, `teacher`.
 
     `form: frame` is 1 - cos of the two vectors of each frame (Mimi, arXiv 2410.00037); `form: channel` is
-    -log sigmoid(cos) of the two courses over time of each channel (the D-axis form of SpeechTokenizer,
+    -log sigmoid(cos) of the two trajectories over time of each channel (the D-axis form of SpeechTokenizer,
     arXiv 2308.16692, and of HH-Codec, arXiv 2507.18897).
 
-    The linear map is on the pupil's side: one on the target's side could make all targets alike. The gradient
-    passes the bridge of the first books into the encoder, and reaches neither the other books nor the decoder.
-    What the teacher says is brought to the codec's frames by the mean over ceil(teacher's rate / codec's rate)
-    instants spread evenly over each frame, with linear interpolation between the teacher's frames: a mean where
-    the codec is slower, interpolation where it is faster.
+    The linear map is on the codec's side: one on the target's side could make all targets alike. The gradient
+    passes the gradient estimator of the first codebooks into the encoder, and reaches neither the other codebooks nor
+    the decoder. Distillation targets are resampled to the codec's frames by the mean over
+    ceil(teacher's rate / codec's rate) instants spread evenly over each frame, with linear interpolation between the
+    teacher's frames: a mean where the codec is slower, interpolation where it is faster.
 
     Args:
         source: folder with config.json, preprocessor_config.json and model.safetensors, or a name on the hub.
@@ -144,14 +144,14 @@ class SemanticTeacher(nn.Module):
         self.project = nn.Linear(dim, self.features.width)
 
     def targets(self, audio: Tensor, frames: int) -> Tensor:
-        """What the teacher says about each of the codec's frames: `(B, T, W)` of audio `(B, C, N)`."""
+        """Distillation targets `(B, T, W)`, one for each of the codec's frames, of audio `(B, C, N)`."""
         each = torch.arange(frames * self.instants, device=audio.device, dtype=torch.float64)
         times = (each + 0.5) * (self.frame / self.instants)
         found = self.features.at(times, self.features(audio))
         return found.unflatten(1, (frames, self.instants)).mean(dim=2)
 
     def forward(self, first: Tensor, audio: Tensor) -> dict[str, Tensor]:
-        """Term `teacher` of what the first books give `(B, D, T)` and the audio `(B, C, N)` they come from."""
+        """Term `teacher` of the output of the first codebooks `(B, D, T)` and the audio `(B, C, N)` they code."""
         target = self.targets(audio, first.shape[2])
         estimate = self.project(first.transpose(1, 2)).float()
         if self.form == "frame":

@@ -37,7 +37,7 @@ from codec.train.callbacks import Monitor, Validation, make_console, read_log
 from codec.train.checkpoints import LAST, AtomicCheckpointIO, Checkpoints, Interrupted
 from codec.train.config import RunConfig, codebook_choices, parse
 from codec.train.data import EndlessData
-from codec.train.objective import settle
+from codec.train.objective import term_weights
 from codec.train.pictures import Pictures
 from codec.train.screen import screen
 from codec.train.size import tiny
@@ -58,7 +58,7 @@ Useful settings:
   trainer=cpu|gpu|ddp|smoke
   resume=true           continue the run in its folder (dir=runs/NAME)
   weights=MODEL         start from a model, a weights file or a name such as default, instead of random numbers
-  +teacher=hubert|wavlm|w2v_bert|whisper   the first books learn from a frozen speech model
+  +teacher=hubert|wavlm|w2v_bert|whisper   distil a frozen speech model into the first codebooks
   train.steps=N  data.batch_size=N  trainer.precision=bf16-mixed  train.compile=true  seed=N
   --multirun seed=0,1,2   one run after the other
   --cfg job             print the whole configuration;  --hydra-help  the flags of Hydra"""
@@ -102,7 +102,7 @@ def _through_hydra(arguments: list[str]) -> int:
         try:
             metrics, objects = train(cfg)
         except CodecError as error:
-            # told here: Hydra would add a traceback, and a sweep goes on with its next run
+            # printed here: Hydra would add a traceback, and a sweep goes on with its next run
             failures.append(str(error))
             print(f"error: {error}", file=sys.stderr)
             return float("nan")
@@ -149,11 +149,11 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     if config.hop is not None and codec.hop != config.hop:
         raise ConfigError(f"the model's strides multiply to {codec.hop}, but the hop is {config.hop}")
     origin = {}
-    learned = bool(config.weights) and checkpoint is None
-    if learned:
+    pretrained = bool(config.weights) and checkpoint is None
+    if pretrained:
         origin["weights"] = fill(codec, find(str(config.weights)), config.codec)["fingerprint"]
     data = make_data(config, codec)
-    about = {
+    provenance = {
         "config": config.codec,
         "recipe": config.name,
         "seed": config.seed,
@@ -164,7 +164,12 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     most = 1024 if config.batch_limit is None else 4 * config.batch_limit
     crops = partial(first_crops, data, frames * codec.hop, most)
     task = make_task(
-        config, codec, batches_per_epoch=data.batches_per_epoch, crops=crops, learned=learned, about=about
+        config,
+        codec,
+        batches_per_epoch=data.batches_per_epoch,
+        crops=crops,
+        pretrained=pretrained,
+        provenance=provenance,
     )
 
     console = make_console()
@@ -179,7 +184,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
             console.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)
     folder.mkdir(parents=True, exist_ok=True)
     if checkpoint is None:
-        task.start()
+        task.initialise()
     if config.train.compile:
         compile_networks(codec)
     try:
@@ -229,8 +234,8 @@ def make_task(
     *,
     batches_per_epoch: int = 1,
     crops: Callable[[], Tensor] | None = None,
-    learned: bool = False,
-    about: dict[str, Any] | None = None,
+    pretrained: bool = False,
+    provenance: dict[str, Any] | None = None,
 ) -> CodecTask:
     """Codec, losses and discriminators joined for training.
 
@@ -246,12 +251,14 @@ def make_task(
     if found and adversarial is None:
         raise ConfigError("there are discriminators, but loss.adversarial is not set")
     names = list(losses.names) + ["adv"] * bool(found) + ["fm"] * bool(found and feature)
-    weights, notes = settle(config.loss.weights, [*names, *["teacher"] * bool(teacher)], codec.quantizer)
+    weights, notes = term_weights(
+        config.loss.weights, [*names, *["teacher"] * bool(teacher)], codec.quantizer
+    )
     balancer = None
     if config.loss.balancer is not None:
         audible = {name: weight for name, weight in weights.items() if name in names and weight}
         balancer = GradientBalancer(audible, **config.loss.balancer)
-    rates = {books: codec.bitrate(books) for books in codec.quantizer.prefixes}
+    rates = {count: codec.bitrate(count) for count in codec.quantizer.prefixes}
     return CodecTask(
         codec,
         losses,
@@ -267,8 +274,8 @@ def make_task(
         seed=config.seed,
         batches_per_epoch=batches_per_epoch,
         crops=crops,
-        learned=learned,
-        about=about,
+        pretrained=pretrained,
+        provenance=provenance,
         notes=notes,
     )
 
@@ -303,11 +310,11 @@ def make_trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
 
 
 def _quiet() -> None:
-    """Keep Lightning's advertisements and its advice about other people's loops out of the terminal."""
+    """Keep Lightning's tips and warnings out of the terminal."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    # a run gives books 16 frames for each code to start from, unless batch_limit forbids it
+    # a run gives k-means 16 frames for each code, unless batch_limit forbids it
     warnings.filterwarnings("ignore", message="k-means start")
     warnings.filterwarnings(
         "ignore", message="Grad strides do not match bucket view"

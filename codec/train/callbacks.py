@@ -1,4 +1,4 @@
-"""What a run tells while it goes: rows of the log, collapsed books, the progress line, validation."""
+"""Reports of a run: rows of the log, collapsed codebooks, the progress line, validation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from codec.train.checkpoints import Checkpoints
 from codec.train.config import LogConfig
-from codec.train.meter import BookUse, Meter
+from codec.train.meter import CodebookUsage, Meter
 from codec.train.task import CodecTask
 
-_GRACE = 200  # batches in which codebooks and networks have not learned enough to be judged
-_PROBE = 3  # batches of which the first warms up and the others foretell the time of the run
+_GRACE = 200  # batches in which codebooks and networks have not trained enough to be called collapsed
+_PROBE = 3  # batches of which the first warms up and the others are timed
 SHOWN = ("mel", "adv", "disc")  # terms of the progress line, where the objective has them
 
 
@@ -28,7 +28,7 @@ class Monitor(Callback):
 
     Args:
         folder: of `log.jsonl`, one JSON object per row.
-        config: how often, and when a book counts as collapsed.
+        config: how often, and when a codebook counts as collapsed.
         console: where to print.
     """
 
@@ -62,7 +62,7 @@ class Monitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: CodecTask) -> None:  # type: ignore[override]
         """Take what the run is compared with, start clock and progress line."""
-        pl_module.keep_books()
+        pl_module.keep_codebooks()
         self.total = trainer.max_steps
         self._last_report = (trainer.datamodule.report() or [""])[0]  # type: ignore[attr-defined]
         self._start = time.monotonic()
@@ -94,53 +94,57 @@ class Monitor(Callback):
             self._bar.update(self._bar.task_ids[0], completed=trainer.global_step)
         if len(self._seen) < _PROBE:
             self._seen.append(time.monotonic())
-            self._foretell(trainer, pl_module)
+            self._expected_time(trainer, pl_module)
         if pl_module.batches % self.config.every == 0:
             self._row(trainer, pl_module)
         if pl_module.batches % pl_module.batches_per_epoch == 0:
             self._skipped(trainer)
 
-    def _foretell(self, trainer: Trainer, task: CodecTask) -> None:
+    def _expected_time(self, trainer: Trainer, task: CodecTask) -> None:
         """After a few batches, say how long the run will take."""
         left = self.total - trainer.global_step
         if len(self._seen) < _PROBE or left < 10 * _PROBE or not trainer.is_global_zero:
             return
         each = (self._seen[-1] - self._seen[0]) / (_PROBE - 1)
         text = f"expected: {duration(left * each)} for {left} steps of {each:.2g} s, without validation"
-        if task.batches < task.course.d_start:
-            text += f"; longer steps from {task.course.d_start} on, when the discriminators join"
+        if task.batches < task.train_config.d_start:
+            text += f"; longer steps from {task.train_config.d_start} on, when the discriminators join"
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def _row(self, trainer: Trainer, task: CodecTask) -> None:
         since, start, audio = self._since
         now = time.monotonic()
         values = task.meter.pull()
-        books = task.meter.pull_books()
-        task.keep_books()
+        codebooks = task.meter.pull_codebooks()
+        task.keep_codebooks()
         if not trainer.is_global_zero:
             self._since = (task.batches, now, 0.0)
             return
         elapsed = now - start
         rate = (task.batches - since) / elapsed
         speed = audio * trainer.world_size / task.codec.sample_rate / elapsed
-        used = [book for book in books if book.tokens]
+        used = [codebook for codebook in codebooks if codebook.tokens]
         values |= {
-            "usage": sum(book.used / book.size for book in used) / max(1, len(used)),
-            "perplexity": sum(book.perplexity for book in used) / max(1, len(used)),
+            "usage": sum(codebook.used / codebook.size for codebook in used) / max(1, len(used)),
+            "perplexity": sum(codebook.perplexity for codebook in used) / max(1, len(used)),
             "lr": task._optimizers()[0].param_groups[0]["lr"],
             "batches_per_second": rate,
             "audio_seconds_per_second": speed,
         }
         self.write(task, "train", values, trainer.global_step)
         for logger in trainer.loggers:
-            detail = {f"books/usage_{i}": book.used / book.size for i, book in enumerate(books)}
-            detail |= {f"books/perplexity_{i}": book.perplexity for i, book in enumerate(books)}
+            detail = {
+                f"codebooks/usage_{i}": codebook.used / codebook.size for i, codebook in enumerate(codebooks)
+            }
+            detail |= {
+                f"codebooks/perplexity_{i}": codebook.perplexity for i, codebook in enumerate(codebooks)
+            }
             logger.log_metrics({f"train/{k}": v for k, v in values.items()} | detail, trainer.global_step)
         shown = [f"{rate:.2f} it/s", f"{speed:.0f} s audio/s"]
         shown += [f"{name} {values[name]:.3f}" for name in SHOWN if name in values]
         shown.append(f"usage {values['usage']:.0%}")
         self._show(trainer.global_step, "  ".join(shown), rate)
-        self._watch(task.batches, books)
+        self._watch(task.batches, codebooks)
         self._since = (task.batches, time.monotonic(), 0.0)
 
     def _skipped(self, trainer: Trainer) -> None:
@@ -159,21 +163,21 @@ class Monitor(Callback):
                 f"step {step}/{self.total}  {text}  {left} left", highlight=False, soft_wrap=True
             )
 
-    def _watch(self, batches: int, books: list[BookUse]) -> None:
-        """Name the books that have collapsed, again after every ten rows in which they stay so."""
+    def _watch(self, batches: int, codebooks: list[CodebookUsage]) -> None:
+        """Name the codebooks that have collapsed, again after every ten rows in which they stay so."""
         causes: dict[str, list[int]] = {}
-        for index, book in enumerate(books):
-            if batches < _GRACE or not book.tokens or book.share >= self.config.collapse:
+        for index, codebook in enumerate(codebooks):
+            if batches < _GRACE or not codebook.tokens or codebook.share >= self.config.collapse:
                 self._warned.pop(index, None)
                 continue
             rows = self._warned.get(index, 0)
             self._warned[index] = rows + 1
             if rows % 10 == 0:
-                causes.setdefault(_cause(index, books, self.config.collapse), []).append(index)
+                causes.setdefault(_cause(index, codebooks, self.config.collapse), []).append(index)
         for cause, found in causes.items():
             detail = ", ".join(
-                f"{i} ({books[i].used} of {books[i].size} codes in {books[i].tokens} tokens, "
-                f"perplexity {books[i].perplexity:.1f})"
+                f"{i} ({codebooks[i].used} of {codebooks[i].size} codes in {codebooks[i].tokens} tokens, "
+                f"perplexity {codebooks[i].perplexity:.1f})"
                 for i in found
             )
             text = f"collapsed codebook{'s' * (len(found) > 1)} {detail}: {cause}"
@@ -215,7 +219,7 @@ class Validation(Callback):
 
     Args:
         monitor: writes the row.
-        checkpoints: told the result.
+        checkpoints: keep the best.
     """
 
     def __init__(self, monitor: Monitor, checkpoints: Checkpoints) -> None:
@@ -245,9 +249,11 @@ class Validation(Callback):
         """Report."""
         assert self._meter is not None
         values = _mean_over_ranks(trainer, self._meter.pull())
-        books = self._meter.pull_books()
-        values["usage"] = sum(book.used / book.size for book in books) / max(1, len(books))
-        values["least_usage"] = min((book.share for book in books), default=0.0)
+        codebooks = self._meter.pull_codebooks()
+        values["usage"] = sum(codebook.used / codebook.size for codebook in codebooks) / max(
+            1, len(codebooks)
+        )
+        values["least_usage"] = min((codebook.share for codebook in codebooks), default=0.0)
         if not trainer.sanity_checking:
             pl_module.metrics = values
         if trainer.is_global_zero:
@@ -285,16 +291,14 @@ def make_console() -> Console:
     return Console(file=sys.stderr)
 
 
-def _cause(index: int, books: list[BookUse], limit: float) -> str:
-    """The likely reason of a collapse, from what the other books do."""
-    book = books[index]
-    if index and books[0].share >= limit:
-        return (
-            "likely the books before it leave too little to quantize, or quantizer dropout seldom trains it"
-        )
-    if book.perplexity < 2:
+def _cause(index: int, codebooks: list[CodebookUsage], limit: float) -> str:
+    """The likely reason of a collapse, from what the other codebooks do."""
+    codebook = codebooks[index]
+    if index and codebooks[0].share >= limit:
+        return "likely the codebooks before it leave too little to quantize, or quantizer dropout seldom trains it"
+    if codebook.perplexity < 2:
         return "likely the encoder's output is nearly constant: the learning rate is too high or no gradient reaches it"
-    return "likely its codes lie far from the latents: check how it starts and that unused codes are replaced"
+    return "likely its codes lie far from the latents: check its init and that dead codes are replaced"
 
 
 def _mean_over_ranks(trainer: Trainer, values: dict[str, float]) -> dict[str, float]:

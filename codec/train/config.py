@@ -22,7 +22,7 @@ class LossConfig:
         terms: label to reconstruction loss, `{name, ...}`.
         adversarial: kind of adversarial loss, `{name}`; None without discriminators.
         feature: kind of feature matching, `{name}`; None without it.
-        teacher: semantic teacher of the first books, `{name, source, ...}`; None without it.
+        teacher: semantic teacher of the first codebooks, `{name, source, ...}`; None without it.
         weights: term to weight, of every term there is; 0 logs a term only.
         balancer: settings of the gradient balancer; None adds the weighted terms.
     """
@@ -56,7 +56,7 @@ class ScheduleConfig:
 
 @dataclass
 class OptimConfig:
-    """How both networks learn.
+    """Optimisers of both networks.
 
     Attributes:
         generator: optimiser of encoder, quantizer and decoder, `{_target_, lr, ...}`.
@@ -77,15 +77,15 @@ class OptimConfig:
 
 @dataclass
 class TrainConfig:
-    """The course of a run.
+    """How long a run trains, and when its parts join.
 
     Attributes:
         steps: generator steps in all.
-        q_start: batch from which latents are quantized, in books that start from the data then. Codes cannot follow
-            the first steps of an encoder, and latents that only reach wrong codes shrink to one of them.
+        q_start: batch from which latents are quantized; the codebooks are initialised from the latents then. Codes
+            cannot follow the first steps of an encoder, and latents that reach only wrong codes collapse to one.
         d_start: batch from which the discriminators train and count in the objective.
         d_every: they train on every n-th batch.
-        codebooks: numbers of books, one drawn for each batch (repeat a number to draw it more often); None
+        codebooks: numbers of codebooks, one drawn for each batch (repeat a number to draw it more often); None
             leaves it to the quantizer.
         bandwidths: the same in kbps.
         patience: batches in a row without a finite gradient after which the run stops.
@@ -123,7 +123,7 @@ class LogConfig:
 
     Attributes:
         every: batches between two rows of the log.
-        collapse: a book that uses a smaller share of its codes is reported.
+        collapse: a codebook that uses a smaller share of its codes is reported.
         clips: validation clips that are stored as audio and mel pictures.
     """
 
@@ -147,10 +147,10 @@ class RunConfig:
         batch_limit: no batch is larger; None for no limit.
         model: sample rate, channels, encoder, decoder: what travels in a checkpoint, with `quantizer`.
         quantizer: `{name, ...}`.
-        discriminator: label to discriminator; empty trains without adversary.
+        discriminator: label to discriminator; empty trains without an adversarial loss.
         loss: the objective.
         optim: optimisers, schedule, clipping, averaging.
-        train: the course of the run.
+        train: steps, and when quantizer and discriminators join.
         data: settings of the data module.
         trainer: of `lightning.Trainer`, `{_target_, ...}`.
         logger: of the logger, `{_target_, ...}`; empty for none.
@@ -221,7 +221,7 @@ def _check_values(config: RunConfig) -> None:
         (config.size not in ("full", "tiny"), f"size is {config.size!r}, not full or tiny"),
         (
             bool(config.weights) and train.q_start > 0,
-            f"train.q_start is {train.q_start}, which starts the books anew then: with weights it must be 0",
+            f"train.q_start is {train.q_start}, which initialises the codebooks anew then: with weights it must be 0",
         ),
         (train.d_every < 1, f"train.d_every is {train.d_every}, it must be at least 1"),
         (train.patience < 1, f"train.patience is {train.patience}, it must be at least 1"),
@@ -280,27 +280,27 @@ def _strides(part: dict[str, Any], half: str) -> list[int] | None:
 
 
 def codebook_choices(config: RunConfig, rates: dict[int, float]) -> list[int] | None:
-    """The numbers of books to draw from.
+    """The numbers of codebooks to draw from.
 
     Args:
         config: the run's.
-        rates: legal number of books to bits per second.
+        rates: legal number of codebooks to bits per second.
 
     Raises:
-        ConfigError: a number or a bandwidth that no prefix of the books gives.
+        ConfigError: a number or a bandwidth that no prefix of the codebooks gives.
     """
     train = config.train
     if train.bandwidths is not None:
-        table = {f"{rate / 1000:g}": books for books, rate in rates.items()}
+        table = {f"{rate / 1000:g}": count for count, rate in rates.items()}
         for wanted in train.bandwidths:
             if f"{wanted:g}" not in table:
                 raise ConfigError(
-                    f"no number of books gives {wanted:g} kbps; there are {', '.join(table)} kbps"
+                    f"no number of codebooks gives {wanted:g} kbps; there are {', '.join(table)} kbps"
                 )
         return [table[f"{wanted:g}"] for wanted in train.bandwidths]
-    for books in train.codebooks or ():
-        if books not in rates:
+    for count in train.codebooks or ():
+        if count not in rates:
             raise ConfigError(
-                f"train.codebooks asks for {books} books; legal are {', '.join(map(str, rates))}"
+                f"train.codebooks asks for {count} codebooks; legal are {', '.join(map(str, rates))}"
             )
     return train.codebooks

@@ -32,7 +32,7 @@ def export(
         run: folder of a run, whose `best.ckpt` or else `last.ckpt` is taken, or a checkpoint.
         target: the weights file.
         half: store in 16 bits.
-        metadata: what else should travel along: licence, scores; it overrides what the run knows.
+        metadata: what else goes into the model card: licence, scores; it overrides what the run recorded.
 
     Returns:
         The metadata of the file.
@@ -41,14 +41,14 @@ def export(
         CheckpointError: there is no such run, or it cannot be read or written.
     """
     state = _read(find(run))
-    about = dict(state["codec"])
-    config = about.pop("config")
+    provenance = dict(state["codec"])
+    config = provenance.pop("config")
     codec = build(config)
     codec.load_state_dict(_weights(state["state_dict"]))
     config, codec = for_use(config, codec)
     # where the recordings lay on the machine that trained means nothing elsewhere
-    data = {key: value for key, value in about.pop("data", {}).items() if key != "root"}
-    checkpoint.save(codec, target, config, about | {"data": data} | dict(metadata or {}), half=half)
+    data = {key: value for key, value in provenance.pop("data", {}).items() if key != "root"}
+    checkpoint.save(codec, target, config, provenance | {"data": data} | dict(metadata or {}), half=half)
     return checkpoint.read_metadata(target)
 
 
@@ -90,12 +90,12 @@ def _weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def for_use(config: dict[str, Any], codec: Codec) -> tuple[dict[str, Any], Codec]:
-    """The same codec with codebooks that do not learn, so that nothing is stored that only learning needs."""
+    """The same codec with frozen codebooks, so that nothing is stored that only training needs."""
     spec = config["quantizer"]
     if "learn" not in keywords(part("quantizer", spec["name"])):
         return config, codec
-    fixed_books = {"learn": "frozen", "revive": "none", "start": "random"}
-    config = copy.deepcopy(config) | {"quantizer": dict(spec) | fixed_books}
+    frozen = {"learn": "frozen", "revive": "none", "start": "random"}
+    config = copy.deepcopy(config) | {"quantizer": dict(spec) | frozen}
     fixed = build(config)
     weights = codec.state_dict()
     fixed.load_state_dict({name: weights[name] for name in fixed.state_dict()})

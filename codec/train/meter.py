@@ -1,4 +1,4 @@
-"""What a run measures about itself between two rows of its log, kept on the device until somebody asks."""
+"""Means of scalars and codebook usage between two rows of the log, kept on the device until they are read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class BookUse:
+class CodebookUsage:
     """How one codebook was used.
 
     Attributes:
@@ -35,7 +35,7 @@ class Meter:
     """Sums of named scalars and counts of codes; reading it is the only time that the device is waited for.
 
     Args:
-        sizes: number of codes of each book.
+        sizes: number of codes of each codebook.
     """
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
@@ -56,7 +56,7 @@ class Meter:
                 self._counts[name] = 1
 
     def count(self, codes: Tensor) -> None:
-        """Count codes `(B, K', T)`; -1, a book left out, is not counted."""
+        """Count codes `(B, K', T)`; -1, a codebook left out, is not counted."""
         largest = max(self.sizes)
         if self._codes is None:
             self._codes = torch.zeros(len(self.sizes), largest + 1, dtype=torch.int64, device=codes.device)
@@ -76,17 +76,17 @@ class Meter:
         self._counts.clear()
         return means
 
-    def pull_books(self) -> list[BookUse]:
-        """Use of every book since the last call."""
+    def pull_codebooks(self) -> list[CodebookUsage]:
+        """Usage of every codebook since the last call."""
         if self._codes is None:
             return []
         counts = self._codes[:, :-1].cpu()
         self._codes = None
-        books = []
+        usage = []
         for size, row in zip(self.sizes, counts, strict=True):
             seen = row[row > 0].double()
             tokens = int(seen.sum())
             share = seen / max(1, tokens)
             perplexity = float((-(share * share.log()).sum()).exp()) if tokens else 0.0
-            books.append(BookUse(size, tokens, len(seen), perplexity))
-        return books
+            usage.append(CodebookUsage(size, tokens, len(seen), perplexity))
+        return usage

@@ -12,7 +12,7 @@ from codec.errors import ConfigError
 from codec.quantizers import LOSS_WEIGHTS, Quantizer
 
 
-def settle(
+def term_weights(
     weights: Mapping[str, float], names: Sequence[str], quantizer: Quantizer
 ) -> tuple[dict[str, float], list[str]]:
     """The weight of each term, so that another quantizer needs no other weights.
@@ -56,5 +56,5 @@ def quantizer_losses(quantizer: Quantizer) -> list[str]:
     """Names of the losses that the quantizer gives in training, by trying a copy of it."""
     quantizer = copy.deepcopy(quantizer).train()
     with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # so few latents are no real start for the books
+        warnings.simplefilter("ignore")  # so few latents would not do for k-means
         return list(quantizer(torch.randn(4, quantizer.dim, 64)).losses)

@@ -47,9 +47,9 @@ def receipts() -> list[Receipt]:
 
 def updated(text: str, found: Sequence[Receipt]) -> str:
     """The text of recipes/README.md with the lists and tables between its marks made anew."""
-    about = "\n".join(f"| `{name}` | {recipes.about(name)} |" for name in recipes.names())
+    lines = "\n".join(f"| `{name}` | {recipes.summary(name)} |" for name in recipes.names())
     parts = {
-        "recipes": "| recipe | what it is |\n| --- | --- |\n" + about,
+        "recipes": "| recipe | what it is |\n| --- | --- |\n" + lines,
         "receipts": table(found) + "\n\n```\n" + "\n".join(map(command, found)) + "\n```",
     }
     for mark, content in parts.items():
@@ -96,14 +96,14 @@ def label(one: Receipt) -> str:
 def command(one: Receipt) -> str:
     """The command that repeats a run, but for the folder of the data: all settings that differ from the recipe.
 
-    Of a run whose parts are the recipe's: another quantizer or model is not told.
+    Only for runs with the recipe's parts: another quantizer or model is left out.
     """
     recipes.register()
     with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
         config = parse(compose("config", overrides=[f"+recipe={one['recipe']}"]))
     # what `size=tiny` does depends on the number of steps
-    course = replace(config.train, steps=one["steps"])
-    base = asdict(tiny(replace(config, train=course)) if one["size"] == "tiny" else config)
+    shortened = replace(config.train, steps=one["steps"])
+    base = asdict(tiny(replace(config, train=shortened)) if one["size"] == "tiny" else config)
     base["train"]["steps"] = config.train.steps
     then = dict(one["config"])
     if one["size"] == "tiny":

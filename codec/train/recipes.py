@@ -24,7 +24,7 @@ def folder() -> Path:
     return assets.root() / "recipes"
 
 
-def about(name: str) -> str:
+def summary(name: str) -> str:
     """The first comment line of a recipe: what it is, in one line."""
     for line in (folder() / f"{name}.yaml").read_text().splitlines():
         if line.startswith("# ") and not line.startswith("# @"):
@@ -38,7 +38,7 @@ def bitrate(name: str) -> float:
     Raises:
         ConfigError: it states none.
     """
-    found = re.search(r"([\d.]+) kbps", about(name))
+    found = re.search(r"([\d.]+) kbps", summary(name))
     if found is None:
         raise ConfigError(f"the first comment line of recipes/{name}.yaml states no kbps")
     return float(found[1])
@@ -47,7 +47,7 @@ def bitrate(name: str) -> float:
 def listing() -> str:
     """All recipes, one line each."""
     width = max(map(len, names()), default=0)
-    return "\n".join(f"  {name:{width}}  {about(name)}" for name in names())
+    return "\n".join(f"  {name:{width}}  {summary(name)}" for name in names())
 
 
 def register(arguments: Sequence[str] = ()) -> None:

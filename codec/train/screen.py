@@ -18,7 +18,7 @@ from codec.train.task import CodecTask
 
 def screen(config: RunConfig, task: CodecTask, data: EndlessData, trainer: Trainer) -> Table:
     """Shape, parameters, multiply-adds, bitrate, effective batch, hours of data, length of the run."""
-    codec, books = task.codec, task.codec.quantizer.codebook_sizes
+    codec, codebooks = task.codec, task.codec.quantizer.codebook_sizes
     macs = multiply_adds(codec)
     seconds = config.data["samples"] / codec.sample_rate
     batch = data.batch_size * trainer.world_size
@@ -26,7 +26,7 @@ def screen(config: RunConfig, task: CodecTask, data: EndlessData, trainer: Train
     rows = {
         "audio": f"{codec.sample_rate} Hz, {_plural(codec.channels, 'channel')}, hop {codec.hop}, "
         f"{codec.frame_rate:g} frames/s, {'causal' if codec.causal else 'not causal'}",
-        "codes": f"{_plural(len(books), 'book')} of {_sizes(books)}, {codec.bitrate() / 1000:g} kbps"
+        "codes": f"{_plural(len(codebooks), 'codebook')} of {_sizes(codebooks)}, {codec.bitrate() / 1000:g} kbps"
         + _prefixes(codec),
         "parameters": ", ".join(
             f"{name} {count / 1e6:.2f} M" for name, count in parameters(task).items() if count
@@ -34,7 +34,7 @@ def screen(config: RunConfig, task: CodecTask, data: EndlessData, trainer: Train
         "multiply-adds": ", ".join(f"{name} {count / 1e9:.2f} G" for name, count in macs.items())
         + " per second of audio",
         "teacher": _teacher(task),
-        "start": f"the weights of {config.weights}" if task.learned else "",
+        "start": f"the weights of {config.weights}" if task.pretrained else "",
         "batch": f"{batch} crops of {seconds:.2f} s"
         + (f" ({trainer.world_size} processes of {data.batch_size})" if trainer.world_size > 1 else "")
         + f", {trainer.precision}",
@@ -68,7 +68,7 @@ def multiply_adds(codec: Codec) -> dict[str, float]:
     }
     counts = {}
     for name, x in inputs.items():
-        # with gradients, for without them products are split into tiles that the counter does not know
+        # with gradients: without them products are split into tiles that the counter does not count
         with FlopCounterMode(display=False) as counter, torch.enable_grad():
             getattr(codec, name)(x)
         counts[name] = counter.get_total_flops() / 2 / seconds
@@ -90,17 +90,17 @@ def _teacher(task: CodecTask) -> str:
     )
 
 
-def _sizes(books: tuple[int, ...]) -> str:
-    return str(books[0]) if len(set(books)) == 1 else ", ".join(map(str, books))
+def _sizes(codebooks: tuple[int, ...]) -> str:
+    return str(codebooks[0]) if len(set(codebooks)) == 1 else ", ".join(map(str, codebooks))
 
 
 def _prefixes(codec: Codec) -> str:
     prefixes = codec.quantizer.prefixes[:-1]
     if not prefixes:
         return ""
-    rates = [codec.bitrate(books) / 1000 for books in prefixes]
+    rates = [codec.bitrate(codebooks) / 1000 for codebooks in prefixes]
     span = f"{rates[0]:g}" if len(rates) == 1 else f"{min(rates):g} to {max(rates):g}"
-    return f" (first books alone: {span})"
+    return f" (first codebooks alone: {span})"
 
 
 def _plural(count: int, noun: str) -> str:

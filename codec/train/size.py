@@ -8,7 +8,7 @@ from typing import Any
 from codec.quantizers.codebook import DEFAULTS, resolve
 from codec.train.config import RunConfig, ScheduleConfig
 
-# what counts channels in encoders, decoders and discriminators; never what counts layers, taps, books or codes
+# what counts channels in encoders, decoders and discriminators; never what counts layers, taps, codebooks or codes
 WIDTHS = frozenset({"dim", "hidden", "width"})
 
 
@@ -19,11 +19,11 @@ def tiny(config: RunConfig) -> RunConfig:
 
     And for few steps: four times the learning rate (Adam's suits a width inversely, Yang et al., arXiv 2203.03466) but
     at most 0.001, which rises for a tenth of the steps and falls to 0 over the others; running means of the codebooks
-    over 20 steps instead of 100, and a look at dead codes every other step. Where quantization would begin or
+    over 20 steps instead of 100, and dead-code replacement every other step. Where quantization would begin or
     discriminators join only after the last step, they do after a fortieth and after half of them.
     """
     model = config.model | {half: narrow(config.model[half], 4, 8) for half in ("encoder", "decoder")}
-    course, steps = config.train, config.train.steps
+    train, steps = config.train, config.train.steps
     most = max(int(model["sample_rate"] * 0.5), 25 * (config.hop or 0))
     data = config.data | {
         "batch_size": min(4, config.data["batch_size"]),
@@ -42,16 +42,16 @@ def tiny(config: RunConfig) -> RunConfig:
         data=data,
         optim=optim,
         train=replace(
-            course,
-            q_start=course.q_start if course.q_start < steps else steps // 40,
-            d_start=course.d_start if course.d_start < steps else steps // 2,
+            train,
+            q_start=train.q_start if train.q_start < steps else steps // 40,
+            d_start=train.d_start if train.d_start < steps else steps // 2,
         ),
         discriminator=narrow(config.discriminator, 8, 4),
     )
 
 
 def nimble(quantizer: dict[str, Any]) -> dict[str, Any]:
-    """The same quantizer, its running means over 20 steps, its dead codes looked for every other step."""
+    """The same quantizer, its running means over 20 steps, its dead codes replaced every other step."""
     if "decay" not in quantizer:
         return quantizer
     revive = resolve({key: quantizer[key] for key in DEFAULTS if key in quantizer})["revive"]
@@ -61,7 +61,7 @@ def nimble(quantizer: dict[str, Any]) -> dict[str, Any]:
 
 
 def faster(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """The same optimiser with four times the learning rate; beyond 0.001 latents run away from their books."""
+    """The same optimiser with four times the learning rate; beyond 0.001 latents run away from their codebooks."""
     return optimizer | (
         {"lr": max(optimizer["lr"], min(4 * optimizer["lr"], 1e-3))}
         if optimizer.get("lr") is not None

@@ -65,7 +65,7 @@ def race(
 ) -> Race:
     """Run a step here and a step there, in turn, in this process.
 
-    Both train codec and discriminators on the same noise of a crop's length, with as many books. Here both networks
+    Both train codec and discriminators on the same noise of a crop's length, with as many codebooks. Here both networks
     learn from one pass through the discriminators; there, as is usual, the codec's pass follows their update.
 
     Args:
@@ -85,7 +85,7 @@ def race(
             f"there is no public step to race {recipe!r} against, only for {', '.join(RECIPES)}"
         )
     with use_threads(threads), warnings.catch_warnings():
-        # about books that start from few vectors, old forms of weight norm and empty mel filters
+        # about codebooks that start from few vectors, old forms of weight norm and empty mel filters
         warnings.simplefilter("ignore")
         task, audio = own_task(recipe, batch, seconds)
         if compiled:
@@ -120,7 +120,7 @@ def own_task(recipe: str, batch: int, seconds: float | None = None) -> tuple[Cod
     recipes.register()
     with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
         config = parse(compose("config", overrides=[f"+recipe={recipe}"]))
-    # one number of books, the same on both sides
+    # one number of codebooks, the same on both sides
     config.train.bandwidths = [6.0] if recipe == "encodec" else None
     torch.manual_seed(0)
     codec = build(config.codec)

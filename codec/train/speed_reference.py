@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from codec.errors import ConfigError
 
-Judged = tuple[list[Tensor], list[list[Tensor]]]
+Output = tuple[list[Tensor], list[list[Tensor]]]
 
 
 class EncodecReference:
@@ -37,7 +37,7 @@ class EncodecReference:
         self.codec = EncodecModel.encodec_model_24khz(pretrained=False).train()
         windows = [2048, 1024, 512, 256, 128]
         hops = [window // 4 for window in windows]
-        self.judge = MultiScaleSTFTDiscriminator(
+        self.discriminator = MultiScaleSTFTDiscriminator(
             filters=32, n_ffts=windows, hop_lengths=hops, win_lengths=windows
         )
         self.mels = nn.ModuleList(
@@ -54,7 +54,7 @@ class EncodecReference:
         )
         self.norms: dict[str, Tensor] = {}
         self.optimizer = torch.optim.Adam(self.codec.parameters(), lr=3e-4, betas=(0.5, 0.9))
-        self.optimizer_d = torch.optim.Adam(self.judge.parameters(), lr=3e-4, betas=(0.5, 0.9))
+        self.optimizer_d = torch.optim.Adam(self.discriminator.parameters(), lr=3e-4, betas=(0.5, 0.9))
 
     def step(self) -> None:
         """Train the discriminator, then the codec."""
@@ -62,15 +62,15 @@ class EncodecReference:
         quantized = self.codec.quantizer(z, self.codec.frame_rate, 6.0)
         estimate = self.codec.decoder(quantized.quantized)[..., : self.audio.shape[-1]]
 
-        real, fake = self.judge(self.audio)[0], self.judge(estimate.detach())[0]
+        real, fake = self.discriminator(self.audio)[0], self.discriminator(estimate.detach())[0]
         loss = sum((1 - r).relu().mean() + (1 + f).relu().mean() for r, f in zip(real, fake, strict=True))
         (loss / len(real)).backward()
         self.optimizer_d.step()
         self.optimizer_d.zero_grad()
 
-        logits, features = self.judge(estimate)
+        logits, features = self.discriminator(estimate)
         with torch.no_grad():
-            targets = self.judge(self.audio)[1]
+            targets = self.discriminator(self.audio)[1]
         matching = [
             (r - f).abs().mean() / r.abs().mean()
             for reals, fakes in zip(targets, features, strict=True)
@@ -151,16 +151,16 @@ class HiFiCodecReference:
             for window, hop in ((1024, 240), (512, 120), (256, 60))
         )
         codec = chain(self.encoder.parameters(), self.quantizer.parameters(), self.decoder.parameters())
-        judges = chain(self.mpd.parameters(), self.msd.parameters(), self.stft.parameters())
+        discriminators = chain(self.mpd.parameters(), self.msd.parameters(), self.stft.parameters())
         self.optimizer = torch.optim.Adam(codec, lr=2e-4, betas=(0.5, 0.9))
-        self.optimizer_d = torch.optim.Adam(judges, lr=2e-4, betas=(0.5, 0.9))
+        self.optimizer_d = torch.optim.Adam(discriminators, lr=2e-4, betas=(0.5, 0.9))
 
     def step(self) -> None:
         """Train the discriminators, then the codec."""
         quantized, penalty, _ = self.quantizer(self.encoder(self.audio))
         estimate = self.decoder(quantized)
         self.optimizer_d.zero_grad()
-        pairs = self._judge(estimate.detach())
+        pairs = self._outputs(estimate.detach())
         sum(
             (1 - r).square().mean() + f.square().mean()
             for (reals, _), (fakes, _) in pairs
@@ -173,17 +173,17 @@ class HiFiCodecReference:
         for mel, weight in zip(self.mels, (45, 1, 1), strict=True):
             logs = [mel(signal).clamp(min=1e-5).log() for signal in (self.audio, estimate)]
             loss = loss + weight * F.l1_loss(*logs)
-        for (_, reals), (logits, fakes) in self._judge(estimate):
+        for (_, reals), (logits, fakes) in self._outputs(estimate):
             loss = loss + sum((1 - logit).square().mean() for logit in logits)
             for r, f in zip(chain(*reals), chain(*fakes), strict=True):
                 loss = loss + 2 * (r - f).abs().mean()
         loss.backward()
         self.optimizer.step()
 
-    def _judge(self, estimate: Tensor) -> list[tuple[Judged, Judged]]:
+    def _outputs(self, estimate: Tensor) -> list[tuple[Output, Output]]:
         pairs = []
-        for judge in (self.mpd, self.msd):
-            real, fake, real_features, fake_features = judge(self.audio, estimate)
+        for discriminator in (self.mpd, self.msd):
+            real, fake, real_features, fake_features = discriminator(self.audio, estimate)
             pairs.append(((real, real_features), (fake, fake_features)))
         return [*pairs, (self.stft(self.audio), self.stft(estimate))]
 

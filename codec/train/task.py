@@ -29,29 +29,29 @@ class CodecTask(lightning.LightningModule):
     """Adversarial training of a codec by manual optimisation.
 
     Every batch seeds the random generators from (seed, rank, number of the batch) and every learning rate is a
-    function of the progress: a run that is killed and resumed draws and does what an uninterrupted one does.
+    function of the progress: a run that is killed and resumed equals an uninterrupted one.
 
     Args:
         codec: what is trained.
         losses: reconstruction terms, `(estimate, target)` to named scalars; has `names`.
         weights: of every term, those of the quantizer included; 0 logs it only.
         optim: optimisers, schedule, clipping, averaging.
-        train: the course of the run.
-        discriminators: None trains without an adversary.
+        train: steps, and when quantizer and discriminators join.
+        discriminators: None trains without an adversarial loss.
         adversarial: adversarial loss.
         feature: feature matching loss; None for none.
-        teacher: semantic teacher of the first books, `(first, audio)` to named scalars; it learns with the codec.
+        teacher: semantic teacher of the first codebooks, `(first, audio)` to named scalars; trained with the codec.
         balancer: gradient balancer; None adds the weighted terms.
-        choices: numbers of books of which one is drawn for each batch.
+        choices: numbers of codebooks of which one is drawn for each batch.
         seed: of everything that is drawn.
         batches_per_epoch: batches of one pass over the data, for schedules by epoch.
         crops: gives training crops `(B, C, N)`, always the same, for what starts from data.
-        learned: the codec has learned before: only the discriminators start from the data.
-        about: plain values that travel in the checkpoint under `codec`, for export: config, recipe, data, seed.
+        pretrained: the codec starts from weights: only the discriminators are initialised from data.
+        provenance: plain values that travel in the checkpoint under `codec`, for export: config, recipe, data, seed.
         notes: sentences that whoever starts the run should read.
 
     Raises:
-        ConfigError: an adversary without its loss.
+        ConfigError: discriminators without an adversarial loss, or the reverse.
     """
 
     discriminators: Discriminators | None
@@ -73,8 +73,8 @@ class CodecTask(lightning.LightningModule):
         seed: int = 0,
         batches_per_epoch: int = 1,
         crops: Callable[[], Tensor] | None = None,
-        learned: bool = False,
-        about: Mapping[str, Any] | None = None,
+        pretrained: bool = False,
+        provenance: Mapping[str, Any] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -89,23 +89,23 @@ class CodecTask(lightning.LightningModule):
         self.teacher = teacher
         self.balancer = balancer
         self.average = Average(codec, optim.ema) if optim.ema is not None else None
-        # one yardstick for all recipes: HiFi-GAN's mel
-        self.yardstick = LogMelLoss(codec.sample_rate)
+        # one distance for all recipes: HiFi-GAN's mel
+        self.validation_mel = LogMelLoss(codec.sample_rate)
         self.weights = dict(weights)
         self.notes = list(notes)
         self.optim = optim
-        self.course = train
+        self.train_config = train
         self.choices = list(choices) if choices else None
         self.seed = seed
         self.batches_per_epoch = batches_per_epoch
         self.crops = crops
-        self.learned = learned
-        self.about = dict(about or {})
+        self.pretrained = pretrained
+        self.provenance = dict(provenance or {})
         self.metrics: dict[str, float] = {}
         self.batches = 0
         self.meter = Meter(codec.quantizer.codebook_sizes)
         self._bad: list[list[str]] = []
-        self._good_books: dict[str, Tensor] = {}
+        self._finite_codebooks: dict[str, Tensor] = {}
 
     @property
     def epoch(self) -> int:
@@ -113,25 +113,25 @@ class CodecTask(lightning.LightningModule):
         return self.batches // self.batches_per_epoch
 
     @property
-    def listener(self) -> Codec:
-        """The weights that are validated and exported: the average, if there is one."""
+    def evaluated_codec(self) -> Codec:
+        """The weights that are validated and exported: the moving average, if there is one."""
         return self.codec if self.average is None else self.average.module  # type: ignore[return-value]
 
-    def start(self) -> None:
-        """Before a fresh run: what starts from data is set from the crops."""
+    def initialise(self) -> None:
+        """Before a fresh run: what is initialised from data, from the crops."""
         assert self.crops is not None
         crops = self.crops()
-        if not self.learned:
+        if not self.pretrained:
             self.codec.start(crops)
         if self.discriminators is not None:
-            self.discriminators.start(crops[:8].to(self.codec.device))
-        if not self.learned and self.course.q_start == 0:
-            self.start_books()
+            self.discriminators.initialise(crops[:8].to(self.codec.device))
+        if not self.pretrained and self.train_config.q_start == 0:
+            self.initialise_codebooks()
         if self.average is not None:
             self.average.update(self.codec, updates=0, decay=0.0)
 
-    def start_books(self) -> None:
-        """Before the first quantized batch: the codebooks are set from the latents of the crops."""
+    def initialise_codebooks(self) -> None:
+        """Before the first quantized batch: the codebooks, from the latents of the crops."""
         assert self.crops is not None
         self.codec.start_books(self.crops().to(self.codec.device))
         if self.average is not None:
@@ -142,38 +142,40 @@ class CodecTask(lightning.LightningModule):
         audio = batch["audio"]
         self._seed_batch()
         self._set_rates()
-        if self.batches == self.course.q_start > 0:
-            self.start_books()
-        quantize = self.batches >= self.course.q_start
+        if self.batches == self.train_config.q_start > 0:
+            self.initialise_codebooks()
+        quantize = self.batches >= self.train_config.q_start
         output = self.codec(audio, num_codebooks=self._draw_codebooks(), quantize=quantize)
         # the graph is cut at the decoded audio: each network's gradient goes through what is its own
         estimate = output.audio.detach().float().requires_grad_()
         terms = self.terms(estimate, audio)
         norms: dict[str, Tensor] = {}
-        if self.discriminators is not None and self.batches >= self.course.d_start:
+        if self.discriminators is not None and self.batches >= self.train_config.d_start:
             real, fake = self.discriminators.pair(audio, estimate)
-            if self.batches % self.course.d_every == 0:
-                norms["norm_disc"] = self._judge(real, fake)
+            if self.batches % self.train_config.d_every == 0:
+                norms["norm_disc"] = self._discriminator_step(real, fake)
             terms |= self._adversarial_terms(real, fake)
-        norms["norm"] = self._teach(output, estimate, terms, output.losses | self._lesson(output, audio))
+        norms["norm"] = self._generator_step(
+            output, estimate, terms, output.losses | self._distillation(output, audio)
+        )
         finite = all(bool(norm.isfinite()) for norm in norms.values())
         self.meter.add(norms)
-        self._step(output.codes, finite, judged="norm_disc" in norms)
+        self._step(output.codes, finite, discriminated="norm_disc" in norms)
         self.batches += 1
         self._guard(finite, batch.get("path", []))
 
-    def _judge(self, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> Tensor:
+    def _discriminator_step(self, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> Tensor:
         """Give the discriminators their gradient; its norm."""
         assert self.discriminators is not None
         assert self.adversarial is not None
         loss = self.adversarial.discriminator_loss(real, fake)  # type: ignore[operator]
-        pupils = list(self.discriminators.parameters())
+        parameters = list(self.discriminators.parameters())
         # the codec's gradient goes through the same graph afterwards
-        self.manual_backward(loss, retain_graph=True, inputs=[p for p in pupils if p.requires_grad])
+        self.manual_backward(loss, retain_graph=True, inputs=[p for p in parameters if p.requires_grad])
         self.meter.add({"disc": loss})
-        return gradient_norm(pupils, self.optim.clip_discriminator)
+        return gradient_norm(parameters, self.optim.clip_discriminator)
 
-    def _teach(
+    def _generator_step(
         self, output: CodecOutput, estimate: Tensor, terms: Mapping[str, Tensor], rest: Mapping[str, Tensor]
     ) -> Tensor:
         """Give the codec its gradient, of the terms of its audio `estimate` and of the rest; its norm."""
@@ -184,15 +186,15 @@ class CodecTask(lightning.LightningModule):
             loss = loss + (output.audio * gradient).sum(dtype=torch.float32)
         self.manual_backward(loss)
         self.meter.add({**terms, **rest, "loss": total})
-        return gradient_norm(self._pupils(), self.optim.clip)
+        return gradient_norm(self.generator_parameters(), self.optim.clip)
 
-    def _step(self, codes: Tensor, finite: bool, *, judged: bool) -> None:
-        """Both networks learn, or neither if a gradient is not finite."""
+    def _step(self, codes: Tensor, finite: bool, *, discriminated: bool) -> None:
+        """Both networks step, or neither if a gradient is not finite."""
         optimizers = self.optimizers()
         optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
         if finite:
             optimizer.step()
-            if judged:
+            if discriminated:
                 # the raw optimiser: a wrapped one would count its steps as steps of the run
                 self._optimizers()[1].step()
             self.meter.count(codes)
@@ -211,7 +213,7 @@ class CodecTask(lightning.LightningModule):
         terms = dict(self.adversarial.generator_loss(fake))  # type: ignore[operator]
         return terms if self.feature is None else terms | self.feature(real, fake)
 
-    def _lesson(self, output: CodecOutput, audio: Tensor) -> dict[str, Tensor]:
+    def _distillation(self, output: CodecOutput, audio: Tensor) -> dict[str, Tensor]:
         return {} if self.teacher is None else self.teacher(output.first, audio)
 
     def _audible(self, terms: Mapping[str, Tensor], estimate: Tensor) -> Tensor:
@@ -235,9 +237,9 @@ class CodecTask(lightning.LightningModule):
             self._bad.clear()
             return
         self._bad.append(list(paths))
-        self._mend_books()
+        self._restore_codebooks()
         self.meter.add({"skipped": torch.ones(())})
-        if len(self._bad) >= self.course.patience:
+        if len(self._bad) >= self.train_config.patience:
             files = sorted({path for batch in self._bad for path in batch})
             raise Diverged(
                 f"{len(self._bad)} batches in a row (the last is number {self.batches}) gave no finite gradient: "
@@ -245,45 +247,45 @@ class CodecTask(lightning.LightningModule):
                 + ", ".join(files)
             )
 
-    def keep_books(self) -> None:
-        """Remember the quantizer if it is sound: a batch that explodes may spoil books that learn by averages."""
+    def keep_codebooks(self) -> None:
+        """Keep a copy of the quantizer if it is finite: a batch that explodes may spoil codebooks updated by EMA."""
         state = self.codec.quantizer.state_dict()
         if all(bool(value.isfinite().all()) for value in state.values() if value.is_floating_point()):
-            self._good_books = {name: value.clone() for name, value in state.items()}
+            self._finite_codebooks = {name: value.clone() for name, value in state.items()}
 
-    def _mend_books(self) -> None:
+    def _restore_codebooks(self) -> None:
         state = self.codec.quantizer.state_dict()
         broken = not all(bool(v.isfinite().all()) for v in state.values() if v.is_floating_point())
-        if broken and self._good_books:
-            self.codec.quantizer.load_state_dict(self._good_books)
+        if broken and self._finite_codebooks:
+            self.codec.quantizer.load_state_dict(self._finite_codebooks)
 
     @torch.no_grad()
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Named scalars of one batch, its decoded audio and its codes; callbacks collect them."""
         audio = batch["audio"]
-        codec = self.listener
+        codec = self.evaluated_codec
         was = codec.training
         output = codec.eval()(audio)
         codec.train(was)
         estimate = output.audio.float()
-        distance = self.yardstick(estimate, audio)["mel"]
+        distance = self.validation_mel(estimate, audio)["mel"]
         return {
             "mel_distance": distance,
             **self.terms(estimate, audio),
-            **self._lesson(output, audio),
+            **self._distillation(output, audio),
             "estimate": estimate,
             "codes": output.codes,
         }
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Generator first, then discriminators."""
-        optimizers = [_optimizer(self.optim.generator, self._pupils())]
+        optimizers = [_optimizer(self.optim.generator, self.generator_parameters())]
         if self.discriminators is not None:
             optimizers.append(_optimizer(self.optim.discriminator, self.discriminators.parameters()))
         return optimizers
 
-    def _pupils(self) -> Iterator[nn.Parameter]:
-        """What the generator's step trains: the codec, and the map from its first books to what a teacher says."""
+    def generator_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that the generator step trains: the codec's and those of the teacher's linear map."""
         yield from self.codec.parameters()
         if self.teacher is not None:
             yield from self.teacher.parameters()
@@ -291,7 +293,7 @@ class CodecTask(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the progress; random states need no saving, for every batch seeds them."""
         checkpoint["batches"] = self.batches
-        checkpoint["codec"] = self.about | {"steps": self.global_step, "metrics": self.metrics}
+        checkpoint["codec"] = self.provenance | {"steps": self.global_step, "metrics": self.metrics}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the progress back.
@@ -311,10 +313,10 @@ class CodecTask(lightning.LightningModule):
         self.batches = checkpoint["batches"]
         self.metrics = checkpoint["codec"]["metrics"]
         if "weights" in checkpoint["codec"]:
-            self.about["weights"] = checkpoint["codec"]["weights"]
+            self.provenance["weights"] = checkpoint["codec"]["weights"]
 
     def on_fit_start(self) -> None:
-        """Send the data to where the run is: a loader that reads ahead cannot know how much was trained on."""
+        """Give the data the position of the run: a loader that reads ahead cannot know how much was trained on."""
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             data.load_state_dict({"position": self.batches})
@@ -328,7 +330,7 @@ class CodecTask(lightning.LightningModule):
             self.optim.schedule,
             self.global_step,
             self.epoch,
-            steps=self.course.steps,
+            steps=self.train_config.steps,
             steps_per_epoch=self.batches_per_epoch,
         )
         for optimizer in self._optimizers():
@@ -340,7 +342,7 @@ class CodecTask(lightning.LightningModule):
         torch.manual_seed(_seed(self.seed, self.batches, self.global_rank))
 
     def _draw_codebooks(self) -> int | None:
-        """The same number on every rank, for codebooks learn from all ranks together."""
+        """The same number on every rank, for codebooks are updated from all ranks together."""
         if self.choices is None:
             return None
         return self.choices[_seed(self.seed, self.batches) % len(self.choices)]
