@@ -155,11 +155,22 @@ def test_bad_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="holds no sound file"):
         find(tmp_path)
     tone(tmp_path / "a.wav")
-    with pytest.raises(ConfigError, match=r"filters need a \.jsonl manifest"):
-        find(tmp_path, {"kind": "speech"})
+    with pytest.raises(ConfigError, match=r"none of its 1 recordings passes .*data\.filters=null"):
+        find(tmp_path, {"sample_rate": 8000})
     monkeypatch.setattr(assets, "root", lambda: tmp_path)
     with pytest.raises(ConfigError, match=r"give data\.root="):
         AudioData(**SMALL)
+
+
+def test_a_folder_is_filtered_by_what_its_sound_tells(tmp_path: Path) -> None:
+    for name, rate in (("a", 16000), ("b", 16000), ("c", 8000)):
+        tone(tmp_path / f"{name}.wav", rate=rate)
+    filters = {"sample_rate": [16000, 24000], "kind": "speech", "clean_licence": True}
+    found = find(tmp_path, filters)
+    assert [Path(r.path).name for r in found.train] == ["a.wav", "b.wav"]
+    assert found.unchecked == ["kind", "clean_licence"]
+    (note,) = AudioData(**SMALL | {"root": str(tmp_path), "filters": filters}).notes
+    assert "kind, clean_licence cannot be checked without a .jsonl manifest" in note
 
 
 def test_tar_shards_read_in_place(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from codec.data.corpora import corpus
 from codec.data.dataset import ClipDataset, Crop, CropDataset, collate_batch
 from codec.data.loader import CropLoader
 from codec.data.recordings import Recording
-from codec.data.sources import Found, builtin, find, fingerprint, hold_out
+from codec.data.sources import Found, builtin, filtered, find, fingerprint, hold_out
 from codec.errors import ConfigError
 
 _SOURCE = ("root", "valid", "corpus", "splits", "download", "filters")
@@ -35,7 +35,7 @@ class AudioData(LightningDataModule):
         corpus: name of a public corpus, see `codec.data.corpora`.
         splits: parts of the corpus.
         download: get the corpus if it is missing.
-        filters: what manifest rows must have, key -> value or list of values.
+        filters: what manifest rows must have, key -> value or list of values; see `codec.data.sources.find`.
         sources: a mixture instead of one source: each a mapping with `root`, `valid`, `corpus`, `splits`, `download`
             and `filters` of its own, and `weight`, its share of the crops.
         batches_per_epoch: None for about as many as the audio has crops.
@@ -173,6 +173,7 @@ class AudioData(LightningDataModule):
         root, filters = spec.get("root"), spec.get("filters")
         if spec.get("corpus"):
             found = corpus(spec["corpus"], root, spec.get("splits"), spec.get("download", False))
+            found = filtered(found, filters, spec["corpus"])
         elif root is None:
             found = find(builtin(), filters)
             self.notes.append(
@@ -180,6 +181,11 @@ class AudioData(LightningDataModule):
             )
         else:
             found = find(root, filters)
+        if found.unchecked:
+            self.notes.append(
+                f"data.filters: {', '.join(found.unchecked)} cannot be checked without a .jsonl manifest, so all of "
+                f"{spec.get('corpus') or root} passes"
+            )
         found.train = self._long_enough(found.train, samples, rate)
         if spec.get("valid"):
             given = find(spec["valid"], filters)
@@ -187,7 +193,7 @@ class AudioData(LightningDataModule):
             found.skipped |= given.skipped
         elif not found.valid:
             found.train, found.valid = hold_out(found.train)
-            if len(found.train) == 1:
+            if found.train == found.valid:
                 self.notes.append(f"{found.train[0].name} is the only recording, so validation uses it too")
         return found
 

@@ -16,15 +16,17 @@ from codec.system import atomic_write
 
 Filters = Mapping[str, Any]
 Recordings = list[Recording]
+_FROM_SOUND = ("sample_rate", "channels", "frames", "seconds")  # what filters can ask without a manifest
 
 
 @dataclass(slots=True)
 class Found:
-    """The recordings of a source, by split, and the files that cannot be used with the reason."""
+    """The recordings of a source, by split, the unusable files with the reason, and the filters that it ignores."""
 
     train: list[Recording] = field(default_factory=list)
     valid: list[Recording] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    unchecked: list[str] = field(default_factory=list)
 
 
 def find(root: str | os.PathLike[str], filters: Filters | None = None) -> Found:
@@ -33,7 +35,8 @@ def find(root: str | os.PathLike[str], filters: Filters | None = None) -> Found:
     Args:
         root: a folder tree of sound files; a folder with `train.jsonl` (and `valid.jsonl`); a .jsonl manifest; a .tar
             shard or a folder of shards.
-        filters: for manifests: key -> value or list of values that a row must have, e.g. ``{"kind": "speech"}``.
+        filters: key -> value or list of values that a manifest's row must have, e.g. ``{"kind": "speech"}``; without a
+            manifest, those of sample_rate, channels, frames and seconds count, and the others are `unchecked`.
 
     Raises:
         ConfigError: the path does not exist, holds no sound, or the manifest is wrong or names missing files.
@@ -47,8 +50,6 @@ def find(root: str | os.PathLike[str], filters: Filters | None = None) -> Found:
         return _manifests(paths, filters)
     if path.is_dir() and (path / "train.jsonl").is_file():
         return find(path / "train.jsonl", filters)
-    if filters:
-        raise ConfigError(f"{path}: filters need a .jsonl manifest; a folder says nothing but the sound")
     if path.is_file() and path.suffix != ".tar":
         recordings = [Recording(str(path), 0, 0)]
     else:
@@ -58,6 +59,30 @@ def find(root: str | os.PathLike[str], filters: Filters | None = None) -> Found:
     if not found.train:
         raise ConfigError(
             f"{path}: holds no sound file that can be read ({', '.join(audio.SUFFIXES)}, or .tar shards)"
+        )
+    return filtered(found, filters, str(path))
+
+
+def filtered(found: Found, filters: Filters | None, name: str) -> Found:
+    """Without the recordings that do not pass, by what their sound tells; the other filters become `unchecked`.
+
+    Args:
+        found: of a source without a manifest.
+        filters: as in `find`.
+        name: of the source, for the error.
+
+    Raises:
+        ConfigError: none passes.
+    """
+    known = {key: value for key, value in (filters or {}).items() if key in _FROM_SOUND}
+    found.unchecked = [key for key in filters or {} if key not in known]
+    splits = (found.train, found.valid)
+    found.train, found.valid = (
+        [r for r in split if _passes({key: getattr(r, key) for key in known}, known)] for split in splits
+    )
+    if not found.train:
+        raise ConfigError(
+            f"{name}: none of its {len(splits[0])} recordings passes data.filters={known}; data.filters=null takes all"
         )
     return found
 
