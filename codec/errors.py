@@ -27,3 +27,7 @@ class ConfigError(CodecError):
 
 class CheckpointError(CodecError):
     """A weights file is missing, damaged, or does not fit its model."""
+
+
+class BuildError(CodecError):
+    """A library cannot be compiled, or what was compiled cannot be loaded."""

@@ -119,12 +119,6 @@ def cpu_model() -> str:
     return _cpu("model name") or platform.processor() or platform.machine()
 
 
-def cpu_features() -> str:
-    """What decides which instructions the processor runs: architecture, maker, model, instruction sets."""
-    fields = (_cpu(field) for field in ("vendor_id", "model name", "flags", "Features"))
-    return " ".join([platform.machine(), *filter(None, fields)])
-
-
 def _cpu(field: str) -> str:
     """A field of the first processor; empty where this system does not say."""
     with suppress(OSError):

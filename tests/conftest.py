@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from codec import native
+from codec.errors import BuildError
 
 # before torch is loaded: processes that share the cores take a thread each
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -14,6 +20,29 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 DATA = Path(__file__).parent / "data"
 SPEECH = DATA / "speech.flac"
+
+try:
+    LEVELS: list[Any] = list(native.levels())
+except BuildError as error:  # test_native.py fails where there is a compiler
+    LEVELS = [pytest.param("", marks=pytest.mark.skip(str(error)))]
+
+
+@contextmanager
+def use_level(monkeypatch: pytest.MonkeyPatch, value: str | None) -> Iterator[None]:
+    """Within it ``CODEC_CPU`` has this value, and what was found out of the extension before is forgotten."""
+    with monkeypatch.context() as patch:
+        patch.delenv("CODEC_CPU", raising=False) if value is None else patch.setenv("CODEC_CPU", value)
+        _forget()
+        yield
+    _forget()
+
+
+def _forget() -> None:
+    native.level.cache_clear()
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("codec.nn.", "codec.ops.layers")):
+            for value in vars(module).values():
+                getattr(value, "cache_clear", int)()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from codec.errors import BuildError
 from codec.ops import kernel
 
 STEPS = (1, 2, 3, 5, 9, 17, 33)
@@ -16,7 +17,7 @@ def report(folder: Path, architecture: str) -> dict[str, tuple[int, int]]:
     recipe = kernel.cuda_recipe((architecture,))
     try:
         compiler = recipe.find_compiler()
-    except kernel.BuildError as error:
+    except BuildError as error:
         pytest.skip(str(error))
     flags = [flag for flag in recipe.flags if flag not in ("-shared", "-cudart=static")]
     flags = [flag for flag in flags if not flag.startswith("-gencode")]

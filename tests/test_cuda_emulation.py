@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from codec.errors import BuildError
 from codec.ops import cuda, kernel, reference
 
 HEADER = Path(__file__).with_name("cuda_emulation.h")
@@ -25,10 +26,10 @@ def library() -> ctypes.CDLL:
     sources = kernel.cuda_recipe(("80",)).sources
     flags = ("-std=c++17", "-O1", "-ffp-contract=off", "-w", "-shared", "-fPIC", "-x", "c++")
     define = f'-DRVQ_EMULATION="{HEADER}"'
-    compilers = kernel.cpu_recipe().compiler
+    compilers = ("g++", "clang++", "c++")
     try:
         path = kernel.build(kernel.Recipe("emulation", (*sources, HEADER), compilers, (*flags, define), ""))
-    except kernel.BuildError as error:
+    except BuildError as error:
         pytest.skip(f"no C++ compiler: {error}")
     return kernel.declare_cuda(ctypes.CDLL(str(path)))
 
@@ -235,5 +236,5 @@ def test_operator_does_without_the_kernel_where_there_is_none(monkeypatch: pytes
         assert torch.equal(cuda.rvq_encode(x, books, 1), expected)  # once is enough
     monkeypatch.setenv("CODEC_CUDA", "require")
     cuda._failed.cache_clear()
-    with pytest.raises(kernel.BuildError, match="CODEC_CUDA=require: there is no kernel"):
+    with pytest.raises(BuildError, match="CODEC_CUDA=require: there is no kernel"):
         cuda.rvq_encode(x, books, 1)

@@ -1,30 +1,28 @@
 """The operator: its compiled search against the specification, its contract with torch, and bad input."""
 
-import ctypes
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import LEVELS
 from torch import Tensor
 
-from codec import api, audio, ops
+from codec import api, audio, native, ops
 from codec.bench import rvq as bench
-from codec.ops import cpu, kernel, plain, reference
+from codec.ops import plain, reference
 
 
-@pytest.fixture(scope="module")
-def library() -> ctypes.CDLL:
-    try:
-        return kernel._load_cpu(kernel.build(kernel.cpu_recipe()))
-    except kernel.BuildError as error:
-        pytest.skip(f"no C++ compiler: {error}")
+@pytest.fixture(params=LEVELS)
+def level(request: pytest.FixtureRequest) -> native.Level:
+    """Each level of instructions that this processor can run."""
+    return native.levels()[request.param]
 
 
-def compiled(library: ctypes.CDLL, x: Tensor, books: Tensor, beam: int = 1, threads: int = 1) -> Tensor:
+def compiled(level: native.Level, x: Tensor, books: Tensor, beam: int = 1, threads: int = 1) -> Tensor:
     codes = torch.full((len(x), len(books)), -1)
     pointers = x.data_ptr(), books.data_ptr(), codes.data_ptr()
     sizes = len(x), x.shape[1], len(books), books.shape[1]
-    assert library.codec_rvq_encode(*pointers, *sizes, beam, threads) == 0
+    assert level.rvq_encode(*pointers, *sizes, beam, threads) == 0
     return codes
 
 
@@ -53,31 +51,31 @@ def draw(kind: str, rows: int, dim: int, size: int, seed: int) -> tuple[Tensor, 
 
 @pytest.mark.parametrize("kind", ["normal", "grid", "duplicates", "oddities", "close", "huge", "tiny"])
 @pytest.mark.parametrize("beam", [1, 3, 16])
-def test_compiled_codes_equal_the_specification(library: ctypes.CDLL, kind: str, beam: int) -> None:
+def test_compiled_codes_equal_the_specification(level: native.Level, kind: str, beam: int) -> None:
     # few rows, an incomplete vector, whole blocks and the bfloat16 path; tiles and parts of a book that do not fill up
     shapes = [(1, 8, 64), (5, 33, 7), (17, 64, 1), (70, 3, 6), (150, 40, 20), (20, 300, 70)]
     for seed, (rows, dim, size) in enumerate(shapes):
         x, books = draw(kind, rows, dim, size, seed)
         expected = reference.rvq_encode(x[None], books[None], beam)[0]
-        assert torch.equal(compiled(library, x, books, beam, threads=1 + seed % 2), expected), (
+        assert torch.equal(compiled(level, x, books, beam, threads=1 + seed % 2), expected), (
             rows,
             dim,
             size,
         )
 
 
-def test_compiled_codes_do_not_depend_on_the_batch(library: ctypes.CDLL) -> None:
+def test_compiled_codes_do_not_depend_on_the_batch(level: native.Level) -> None:
     x, books = draw("normal", 400, 64, 200, 0)
-    whole = compiled(library, x, books)
+    whole = compiled(level, x, books)
     for rows in (1, 3, 40, 129):
-        parts = [compiled(library, part.contiguous(), books) for part in x.split(rows)]
+        parts = [compiled(level, part.contiguous(), books) for part in x.split(rows)]
         assert torch.equal(torch.cat(parts), whole)
     assert torch.equal(plain.rvq_encode(x[None], books[None])[0], whole)
 
 
-def test_chosen_distance_is_the_smallest_in_float64(library: ctypes.CDLL) -> None:
+def test_chosen_distance_is_the_smallest_in_float64(level: native.Level) -> None:
     x, books = draw("normal", 2000, 16, 256, 0)
-    codes = compiled(library, x, books)
+    codes = compiled(level, x, books)
     residual = x
     for k, book in enumerate(books):
         distance = (residual.double()[:, None] - book.double()).square().sum(-1)
@@ -86,7 +84,7 @@ def test_chosen_distance_is_the_smallest_in_float64(library: ctypes.CDLL) -> Non
         residual = residual - book[codes[:, k]]
 
 
-def test_no_choice_is_worse_than_the_nearest_for_latents_of_the_default_model(library: ctypes.CDLL) -> None:
+def test_no_choice_is_worse_than_the_nearest_for_latents_of_the_default_model(level: native.Level) -> None:
     model = api.load("default")
     sound, rate = audio.read(Path(__file__).parent / "data" / "speech.flac")
     samples = torch.from_numpy(audio.to_model(sound, rate, model.sample_rate, model.channels)[0])
@@ -94,7 +92,7 @@ def test_no_choice_is_worse_than_the_nearest_for_latents_of_the_default_model(li
         x = model.encoder(samples[..., : samples.shape[-1] // model.hop * model.hop])[0].t().contiguous()
         books = model.quantizer._stack(len(model.quantizer.codebook_sizes)).books[0]
         assert len(x) > 400
-        assert bench.mistakes(x, books, compiled(library, x, books)) == 0
+        assert bench.mistakes(x, books, compiled(level, x, books)) == 0
 
 
 def test_beam_finds_what_greedy_misses() -> None:
@@ -194,46 +192,3 @@ def test_bad_devices_and_types() -> None:
         ops.rvq_encode(torch.zeros(5, 8), torch.zeros(3, 20, 8, device="meta"))
     with pytest.raises(ValueError, match="floating point"):
         ops.rvq_encode(torch.zeros(5, 8, dtype=torch.int64), torch.zeros(3, 20, 8))
-
-
-def test_environment_decides(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, books = torch.randn(1, 40, 8), torch.randn(1, 2, 20, 8)
-    expected = reference.rvq_encode(x, books)
-    answers = {}
-    for value in ("0", "require", ""):
-        monkeypatch.setenv("CODEC_CPU", value)
-        kernel.cpu_library.cache_clear()
-        answers[value] = kernel.describe()["cpu"]
-        assert torch.equal(cpu.rvq_encode(x, books, 1), expected)
-    assert "CODEC_CPU=0" in answers["0"]
-    assert "compiled" in answers["require"]
-    assert "compiled" in answers[""]  # it is in the cache now
-    monkeypatch.setenv("CODEC_CPU", "yes")
-    with pytest.raises(ValueError, match="CODEC_CPU"):
-        kernel.describe()
-    kernel.cpu_library.cache_clear()
-
-
-def test_a_failing_compiler_is_an_error_only_where_it_is_required(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: object
-) -> None:
-    monkeypatch.setenv("CODEC_CACHE", str(tmp_path))
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.delenv("CODEC_CPU", raising=False)
-    kernel.cpu_library.cache_clear()
-    with pytest.warns(UserWarning, match="no compiler found"):
-        assert not kernel.prepare()
-    assert torch.equal(
-        ops.rvq_encode(torch.ones(4, 2), torch.eye(2)[None]), torch.zeros(4, 1, dtype=torch.int64)
-    )
-    monkeypatch.setenv("CODEC_CPU", "require")
-    kernel.cpu_library.cache_clear()
-    with pytest.raises(kernel.BuildError, match="CODEC_CPU=require"):
-        ops.rvq_encode(torch.ones(4, 2), torch.eye(2)[None])
-    kernel.cpu_library.cache_clear()
-
-
-def test_build_command_says_what_is_in_use(capsys: pytest.CaptureFixture[str]) -> None:
-    assert kernel.main([]) == 0
-    assert capsys.readouterr().out.startswith("cpu: ")

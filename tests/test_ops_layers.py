@@ -2,26 +2,22 @@
 
 import pytest
 import torch
+from conftest import LEVELS, use_level
 
+from codec import native
 from codec.nn import linear as exact
 from codec.nn.linear import FEW, linear
-from codec.ops import kernel, layers
+from codec.ops import layers
 
 SHAPES = [(1, 1), (3, 2), (64, 1), (33, 31), (512, 64), (513, 100), (640, 1284), (1025, 40), (2100, 70)]
 
 
-@pytest.fixture
-def compiled(monkeypatch):
-    """With the compiled library; the test is skipped where there is no compiler."""
-    monkeypatch.delenv("CODEC_CPU", raising=False)
-    kernel.cpu_library.cache_clear()
-    try:
-        kernel.build(kernel.cpu_recipe("layers"))
-    except kernel.BuildError as error:
-        pytest.skip(f"no C++ compiler: {error}")
-    assert layers.available()
-    yield
-    kernel.cpu_library.cache_clear()
+@pytest.fixture(params=LEVELS)
+def compiled(request, monkeypatch):
+    """With each level of the extension that this processor can run."""
+    with use_level(monkeypatch, request.param):
+        assert layers.available()
+        yield
 
 
 def check(inputs, outputs, *, half):
@@ -46,6 +42,8 @@ def test_few_rows_are_the_bits_of_many(compiled, inputs, outputs, half):
 
 def test_this_processor_profits(compiled):
     """Where it does not, all is right and slow."""
+    if native.level().name == "baseline":
+        pytest.skip("the framework fuses multiplications and additions")
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         pytest.skip("only known of AVX2 and AVX-512")
     assert all(exact.compiled_block(inputs, outputs) for inputs, outputs in SHAPES)
@@ -60,13 +58,9 @@ def test_where_the_sums_cannot_be_told_the_framework_does_it(compiled, monkeypat
 
 @torch.no_grad()
 def test_without_the_library_the_framework_does_it(monkeypatch):
-    monkeypatch.setenv("CODEC_CPU", "0")
-    kernel.cpu_library.cache_clear()
-    try:
+    with use_level(monkeypatch, "0"):
         assert not layers.available()
         check(640, 128, half=True)
-    finally:
-        kernel.cpu_library.cache_clear()
 
 
 @torch.no_grad()

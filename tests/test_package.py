@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -15,7 +16,10 @@ import pytest
 import soundfile
 from conftest import SPEECH
 
+from codec.native import build
+
 ROOT = Path(__file__).parents[1]
+COMPILER = next(filter(None, map(shutil.which, build.COMPILERS)), None)
 
 
 def run(*command: object, cwd: Path, **env: str) -> str:
@@ -27,7 +31,7 @@ def run(*command: object, cwd: Path, **env: str) -> str:
     return done.stdout
 
 
-def make(kind: str, source: Path, target: Path) -> Path:
+def make(kind: str, source: Path, target: Path, **env: str) -> Path:
     """The archive that hatchling makes of `source`, without the network."""
     name = run(
         sys.executable,
@@ -35,18 +39,25 @@ def make(kind: str, source: Path, target: Path) -> Path:
         f"import sys; from hatchling.build import build_{kind}; print(build_{kind}(sys.argv[1]))",
         target,
         cwd=source,
+        **env,
     )
     return target / name.split()[-1]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """A wheel, made of the source archive."""
+def source(tmp_path_factory) -> Path:
+    """The source archive, unpacked."""
     folder = tmp_path_factory.mktemp("dist")
     with tarfile.open(make("sdist", ROOT, folder)) as archive:
         archive.extractall(folder, filter="data")
     (source,) = (path for path in folder.iterdir() if path.is_dir())
-    return make("wheel", source, folder)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source) -> Path:
+    """A wheel, made of the source archive."""
+    return make("wheel", source, source.parent)
 
 
 def files(folder: Path) -> set[str]:
@@ -67,10 +78,19 @@ def test_the_wheel_holds_everything_that_runs_need(wheel):
     ]
     # otherwise the folder would hide NVIDIA's own package of that name
     assert "codec/_assets/cuda/__init__.py" not in names
-    assert wheel.name.endswith("-py3-none-any.whl")
+    assert ("codec/native/kernels.so" in names) == bool(COMPILER)
+    platform = sysconfig.get_platform().replace("-", "_") if COMPILER else "any"
+    assert wheel.name.endswith(f"-py3-none-{platform}.whl")
     metadata = Parser().parsestr(text)
     assert metadata["License-Expression"] == "MIT"
     assert {"eval", "demo", "dev"} <= set(metadata.get_all("Provides-Extra", []))
+
+
+def test_without_a_compiler_the_wheel_is_made_unless_the_extension_is_required(source, tmp_path):
+    bare = make("wheel", source, tmp_path, PATH="")
+    assert bare.name.endswith("-py3-none-any.whl")
+    with pytest.raises(AssertionError, match=r"no C\+\+ compiler found"):
+        make("wheel", source, tmp_path, PATH="", CODEC_CPU="require")
 
 
 def test_the_wheel_works_away_from_the_checkout(wheel, tiny_model, tmp_path):
@@ -98,6 +118,8 @@ def test_the_wheel_works_away_from_the_checkout(wheel, tiny_model, tmp_path):
     assert where.split() == [str(site / "codec" / "assets.py"), str(site / "codec" / "_assets")]
     codec = tmp_path / "env" / "bin" / "codec"
     assert run(codec, "--version", cwd=tmp_path).startswith("codec ")
+    in_use = run(python, "-c", "from codec import native; print(native.describe())", cwd=tmp_path, PATH="")
+    assert ("baseline" if COMPILER else "plain torch") in in_use
     run(codec, "encode", SPEECH, "out.tok", "--model", tiny_model, cwd=tmp_path)
     run(codec, "decode", "out.tok", "back.wav", "--model", tiny_model, cwd=tmp_path)
     assert soundfile.info(tmp_path / "back.wav").frames == soundfile.info(SPEECH).frames

@@ -74,5 +74,4 @@ def test_the_peak_is_that_of_this_process_alone():
 
 
 def test_the_processor_has_a_name():
-    assert system.cpu_model() in system.cpu_features()
     assert system.machine()["processor"] == system.cpu_model() != ""

@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from codec import ops, system
+from codec import native, ops, system
 from codec.errors import ConfigError
-from codec.ops import kernel, plain, reference
+from codec.ops import plain, reference
 
 Search = Callable[[], Tensor]  # -> codes (M, K)
 
@@ -252,8 +252,6 @@ def measure(
         rounds: how often each contender has its turn; the figures are medians.
         compiled: also what ``torch.compile`` makes of plain torch, which takes a while to make.
     """
-    if device == "cpu":
-        kernel.prepare()
     highest = peak(device)
     for shape in shapes:
         x, books = problem(shape, device)
@@ -310,8 +308,6 @@ def mistakes(x: Tensor, books: Tensor, codes: Tensor, beam: int = 1) -> int:
 
 def check(count: int, shape: Shape, device: str = "cpu") -> int:
     """Wrong choices of the operator for so many random vectors, as many at a time as ``shape`` has rows."""
-    if device == "cpu":
-        kernel.prepare()
     wrong = 0
     _, books = problem(shape, device)
     for seed in range(-(-count // shape.rows)):
@@ -375,7 +371,7 @@ def table(figures: Iterable[Figure]) -> Iterator[str]:
     title = ""
     for figure in figures:
         if title != (title := f"{figure.device}: {figure.shape}"):
-            yield title
+            yield f"{title} (native extension: {native.describe()})" if figure.device == "cpu" else title
         if figure.seconds is None:
             yield f"  {figure.name:26} {figure.note}"
             continue
@@ -459,7 +455,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show(figures: Iterable[Figure], as_json: bool) -> None:
     """Print figures, as lines while they come in or as JSON."""
     if as_json:
-        print(json.dumps([asdict(figure) for figure in figures], indent=2))
+        print(json.dumps([asdict(figure) | {"native": native.describe()} for figure in figures], indent=2))
         return
     for line in table(figures):
         print(line, flush=True)

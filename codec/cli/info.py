@@ -151,7 +151,7 @@ def _reach(codec: Codec) -> dict[str, float | str]:
 def _system() -> dict[str, Any]:
     import torch
 
-    from codec import __version__, system
+    from codec import __version__, native, system
     from codec.ops import kernel
 
     described = {
@@ -165,7 +165,7 @@ def _system() -> dict[str, Any]:
     }
     if torch.cuda.is_available():
         described["gpu"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return described | {f"search, {device}": text for device, text in kernel.describe().items()}
+    return described | {"native": native.describe(), "search_on_cuda": kernel.describe()}
 
 
 def _sizes(sizes: tuple[int, ...]) -> str:

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from codec import __version__, metrics, system
+from codec import __version__, metrics, native, system
 from codec.errors import ConfigError
 from codec.evaluate import clips as clip_lists
 from codec.evaluate import summary
@@ -205,6 +205,7 @@ def machine() -> dict[str, Any]:
     return system.machine() | {
         "torch": torch.__version__,
         "codec": __version__,
+        "native": native.describe(),
     }
 
 

@@ -14,11 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from codec.errors import CodecError
-
-
-class BuildError(CodecError):
-    """A library cannot be compiled or loaded; the message says why."""
+from codec.errors import BuildError
 
 
 @dataclass(frozen=True, slots=True)

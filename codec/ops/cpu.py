@@ -1,15 +1,16 @@
-"""The search on the CPU: the compiled library where it is there, plain torch elsewhere."""
+"""The search on the CPU: the native extension where it is there, plain torch elsewhere."""
 
 import torch
 from torch import Tensor
 
-from codec.ops import kernel, plain
+from codec import native
+from codec.ops import plain
 
 
 def rvq_encode(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
     """Codes of G independent groups: x ``(G, M, D)``, codebooks ``(G, K, V, D)`` -> ``(G, M, K)`` int64."""
-    library = kernel.cpu_library()
-    if library is None:
+    level = native.level()
+    if level is None:
         return plain.rvq_encode(x, codebooks, beam)
     groups, rows, dim = x.shape
     stages, size = codebooks.shape[1:3]
@@ -20,6 +21,6 @@ def rvq_encode(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
     threads = torch.get_num_threads()
     for g in range(groups):
         pointers = (x[g].data_ptr(), codebooks[g].data_ptr(), codes[g].data_ptr())
-        if library.codec_rvq_encode(*pointers, rows, dim, stages, size, beam, threads):
+        if level.rvq_encode(*pointers, rows, dim, stages, size, beam, threads):
             raise MemoryError(f"not enough memory to encode vectors of width {dim}")
     return codes

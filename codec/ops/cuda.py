@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from codec.errors import BuildError
 from codec.ops import kernel, plain, reference
 
 
@@ -75,6 +76,6 @@ def _current(device: torch.device) -> Iterator[tuple[int, int]]:
 @functools.cache
 def _failed(reason: str) -> None:
     """One warning for each reason, or an error where the kernel is required."""
-    if kernel.mode("CODEC_CUDA") == "require":
-        raise kernel.BuildError(f"CODEC_CUDA=require: {reason}")
+    if kernel.mode() == "require":
+        raise BuildError(f"CODEC_CUDA=require: {reason}")
     warnings.warn(f"the CUDA search is not used, plain torch is: {reason}", stacklevel=3)

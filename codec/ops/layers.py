@@ -1,4 +1,4 @@
-"""Layers in compiled code, to the bits of the framework and quicker than it where sounds are long or frames are few.
+"""Layers in C++, to the bits of the framework and quicker than it where sounds are long or frames are few.
 
 A streamed frame is a row or two through every layer: the framework's products then take three times as long as their
 weights take to read, or must be filled up with rows that nobody needs. In a long sound it copies the windows of every
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from codec.ops import kernel
+from codec import native
 
 
 class Product:
@@ -32,15 +32,14 @@ class Product:
     def __init__(self, matrix: Tensor, block: int) -> None:
         self.outputs, self.inputs = matrix.shape
         self._block = block
-        library = _library()
-        wide, narrow = library.codec_panel(), library.codec_lanes()
-        self._panel = narrow if self.outputs <= narrow else wide
+        level = _level()
+        self._panel = level.lanes if self.outputs <= level.lanes else level.panel
         filled = F.pad(matrix, (0, 0, 0, -self.outputs % self._panel))
         panels = filled.unflatten(0, (-1, self._panel)).transpose(1, 2)  # (ceil(out / panel), in, panel)
         half = panels.half()
         self._half = torch.equal(half.float(), panels)
         self._panels = (half if self._half else panels).contiguous()
-        self._run = library.codec_convolve
+        self._run = level.convolve
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Rows `(M, in)` to `(M, out)`, with `bias` `(out,)` added."""
@@ -82,13 +81,13 @@ class Product:
 def elu(x: Tensor) -> Tensor:
     """`x` where it is positive, else `exp(x) - 1`, of a dense tensor, where `has_functions()`."""
     y = torch.empty_like(x)
-    _library().codec_elu(x.data_ptr(), y.data_ptr(), x.numel())
+    _level().elu(x.data_ptr(), y.data_ptr(), x.numel())
     return y
 
 
 def fits_recurrence(width: int) -> bool:
     """Whether there is a `Recurrence` of width C: a multiple of half a panel."""
-    return width % (_library().codec_panel() // 2) == 0
+    return width % (_level().panel // 2) == 0
 
 
 class Recurrence:
@@ -101,7 +100,7 @@ class Recurrence:
 
     def __init__(self, matrix: Tensor, block: int) -> None:
         self._width, self._block = matrix.shape[1], block
-        panel = _library().codec_panel()
+        panel = _level().panel
         self._panels = matrix.unflatten(0, (-1, panel)).transpose(1, 2).contiguous()
         self._gates = torch.empty(len(matrix))
 
@@ -110,29 +109,29 @@ class Recurrence:
         steps = len(drive)
         y = torch.empty(steps, self._width)
         pointers = (drive, self._panels, h, c, y, self._gates)
-        _library().codec_lstm(*(part.data_ptr() for part in pointers), steps, self._width, self._block)
+        _level().lstm(*(part.data_ptr() for part in pointers), steps, self._width, self._block)
         return y
 
 
 def available() -> bool:
-    """Whether the library has been compiled (`python -m codec.ops.kernel --build`) and may be used."""
-    return kernel.cpu_library("layers") is not None
+    """Whether the native extension is there and may be used."""
+    return native.level() is not None
 
 
 @functools.cache
 def has_functions() -> bool:
-    """Whether the framework's own exp and its like can be called from the library, where that is `available()`."""
-    library = _library()
+    """Whether the framework's own exp and its like can be called from the extension, where that is `available()`."""
+    level = _level()
     try:
         torch_library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        names = (f"Sleef_expf{library.codec_lanes()}_u10", "VMSEXP_64_", "VMSTANH_64_")
-        library.codec_functions(*(ctypes.cast(torch_library[name], ctypes.c_void_p) for name in names))
+        names = (f"Sleef_expf{level.lanes}_u10", "VMSEXP_64_", "VMSTANH_64_")
+        level.functions(*(ctypes.cast(torch_library[name], ctypes.c_void_p) for name in names))
     except (OSError, AttributeError):
         return False
     return True
 
 
-def _library() -> ctypes.CDLL:
-    library = kernel.cpu_library("layers")
-    assert library is not None, "call it only where `available()`"
-    return library
+def _level() -> native.Level:
+    level = native.level()
+    assert level is not None, "call it only where `available()`"
+    return level

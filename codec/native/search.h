@@ -14,52 +14,38 @@
 //     elements, (|xl|, |xh|) for the row and (|c|, |cl|) for the code, adds exactly that to the score.
 //   Both: (D + 64) 2^-54 (|x|^2 + |c|^2) for the float64 rounding of the exact distances, D 2^-125 for what underflows.
 //
-// Compile with -ffp-contract=off: the exact distance must not be fused. C interface, standard library only.
+// Compile with -ffp-contract=off: the exact distance must not be fused.
 
-#include <algorithm>
-#include <atomic>
+#pragma once
+
 #include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <limits>
-#include <numeric>
-#include <thread>
-#include <vector>
-#if defined(__aarch64__)
-#include <arm_neon.h>
-#else
-#include <immintrin.h>
-#endif
+#include <exception>
+
+#include "level.h"
+#include "simd.h"
 
 namespace {
+namespace search {
 
-// W floats in a vector; R vectors of rows times C code vectors are as many sums as the registers hold.
-#if defined(__AVX512F__)
-constexpr int W = 16, R = 4, C = 6;
-#elif defined(__AVX2__) && defined(__FMA__)
-constexpr int W = 8, R = 3, C = 4;
-#elif defined(__aarch64__)
-constexpr int W = 4, R = 4, C = 6;
+// R vectors of rows times C code vectors are as many sums as the registers hold.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int R = 4, C = 6;
 #else
-#error "made for AVX2 with FMA, AVX-512 and 64-bit Arm; elsewhere plain torch is quicker"
+constexpr int R = 3, C = 4;
 #endif
 #if defined(__AVX512BF16__)
 constexpr bool HAS_BFLOAT16 = true;
 #else
 constexpr bool HAS_BFLOAT16 = false;
 #endif
-constexpr int BLOCK = 64 / (R * W) * R * W;  // rows that are scanned together, 48 or 64
+constexpr int BLOCK = 64 / (R * W) * R * W;  // rows that are scanned together, 48 to 64
 constexpr int64_t PART = 1 << 17;            // elements of a book that are prepared together
 constexpr int64_t ROWS = 1 << 19;            // elements of the rows that pass a stage together
-constexpr int MAX_BEAM = 16;
 constexpr int64_t FEW = 4;                   // up to so many rows are not worth transposing
 constexpr int64_t HALF_ROWS = 128;           // fewer rows, or narrower ones, gain nothing from bfloat16 products
 constexpr int64_t HALF_DIM = 32;
-constexpr double MIN_SHARED_WORK = 1 << 24;  // products below which one thread is quicker
-constexpr float INF = std::numeric_limits<float>::infinity();
+constexpr float INF = __builtin_inff();
 
-typedef float Vec __attribute__((vector_size(4 * W)));
-typedef int32_t VecInt __attribute__((vector_size(4 * W)));
 typedef float Float8 __attribute__((vector_size(32)));
 typedef uint32_t Bits8 __attribute__((vector_size(32)));
 typedef double Double8 __attribute__((vector_size(64)));
@@ -67,17 +53,6 @@ typedef float Float4 __attribute__((vector_size(16)));
 typedef float Float2 __attribute__((vector_size(8)));
 typedef double Double4 __attribute__((vector_size(32)));
 typedef double Double2 __attribute__((vector_size(16)));
-
-template <class T>
-inline T load(const void* from) {
-  T value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
-template <class T>
-inline void store(void* to, T value) {
-  std::memcpy(to, &value, sizeof value);
-}
 
 inline Float8 load8(const float* from, int64_t count) {  // filled up with zeros
   if (count >= 8) return load<Float8>(from);
@@ -89,10 +64,10 @@ inline Float8 load8(const float* from, int64_t count) {  // filled up with zeros
 inline uint32_t bits(VecInt mask) {
 #if defined(__AVX512F__)
   return _mm512_cmplt_epi32_mask((__m512i)mask, _mm512_setzero_si512());
-#elif defined(__aarch64__)
-  return (mask[0] & 1) | (mask[1] & 2) | (mask[2] & 4) | (mask[3] & 8);
-#else
+#elif defined(__AVX2__)
   return _mm256_movemask_ps((__m256)mask);
+#else
+  return (mask[0] & 1) | (mask[1] & 2) | (mask[2] & 4) | (mask[3] & 8);
 #endif
 }
 
@@ -189,18 +164,13 @@ inline void transpose_square(const float* from, int64_t stride, float* to, int64
 #endif
 }
 
+// Adds the products of a word of each row and a word of a code: a float, or two bfloat16.
 template <bool HALF>
-inline Vec multiply_add(Vec x, float c, Vec sum) {
+inline Vec add_products(Vec x, float c, Vec sum) {
 #if defined(__AVX512BF16__)
   if constexpr (HALF) return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)_mm512_set1_ps(c));
 #endif
-#if defined(__AVX512F__)
-  return (Vec)_mm512_fmadd_ps((__m512)x, _mm512_set1_ps(c), (__m512)sum);
-#elif defined(__aarch64__)
-  return (Vec)vfmaq_n_f32((float32x4_t)sum, (float32x4_t)x, c);
-#else
-  return (Vec)_mm256_fmadd_ps((__m256)x, _mm256_set1_ps(c), (__m256)sum);
-#endif
+  return multiply_add(x, c - Vec{}, sum);
 }
 
 // C code vectors that are scanned together; the last ones repeat where a book has no more.
@@ -219,7 +189,7 @@ inline void scan(const float* rows, const Tile& tile, int64_t words, Sink&& sink
     Vec x[V];
     for (int r = 0; r < V; ++r) x[r] = load<Vec>(rows + (w * V + r) * W);
     for (int i = 0; i < C; ++i)
-      for (int r = 0; r < V; ++r) sum[r][i] = multiply_add<HALF>(x[r], tile.codes[i][w], sum[r][i]);
+      for (int r = 0; r < V; ++r) sum[r][i] = add_products<HALF>(x[r], tile.codes[i][w], sum[r][i]);
   }
   for (int r = 0; r < V; ++r) {
     Vec top = Vec{} - INF;  // a score that is no number is not larger than any
@@ -227,14 +197,6 @@ inline void scan(const float* rows, const Tile& tile, int64_t words, Sink&& sink
     sink(r, top, sum[r]);
   }
 }
-
-struct Problem {
-  const float* x;      // (rows, dim)
-  const float* books;  // (stages, size, dim)
-  int64_t* codes;      // (rows, stages)
-  int64_t rows, dim, stages, size;
-  int beam;
-};
 
 struct Path {
   double error;
@@ -248,36 +210,35 @@ struct Path {
 // (one without a beam), which are lanes beside each other; `paths` lists the best of the present stage.
 class Worker {
  public:
-  explicit Worker(const Problem& problem)
-      : p(problem), dim(problem.dim), chunk(std::max<int64_t>(1, PART / problem.dim / C) * C) {}
+  explicit Worker(const Search& problem) : p(problem), dim(problem.dim), chunk(most(1, PART / problem.dim / C) * C) {}
 
   void run(int64_t begin, int64_t end) {
-    const int64_t step = std::clamp<int64_t>(ROWS / dim, BLOCK, 4096) / p.beam;
-    for (; begin < end; begin += step) encode(p.x + begin * dim, p.codes + begin * p.stages, std::min(step, end - begin));
+    const int64_t step = most(BLOCK, least(ROWS / dim, 4096)) / p.beam;
+    for (; begin < end; begin += step) encode(p.x + begin * dim, p.codes + begin * p.stages, least(step, end - begin));
   }
 
  private:
-  const Problem& p;
+  const Search& p;
   const int64_t dim, chunk;
   const float* book = nullptr;
   int64_t rows = 0, live = 1, keep = 1;
-  std::vector<float> residual, next_residual, staged, transposed, half_norms, best, second, third, least;
-  std::vector<int32_t> where, where_second, history, next_history;
-  std::vector<uint16_t> code_halves;
-  std::vector<double> squared, slack;  // |x|^2 and error bound of each lane
-  std::vector<Path> paths;
-  std::vector<int64_t> length;
-  std::vector<int> pending;
+  Buffer<float> residual, next_residual, staged, transposed, half_norms, best, second, third, floor;
+  Buffer<int32_t> where, where_second, history, next_history;
+  Buffer<uint16_t> code_halves;
+  Buffer<double> squared, slack;  // |x|^2 and error bound of each lane
+  Buffer<Path> paths;
+  Buffer<int64_t> length;
+  Buffer<int> pending;
   const float* prepared = nullptr;
   double code_norm = 0;  // the largest of the finite ones
 
   void encode(const float* x, int64_t* codes, int64_t count) {
     rows = count, live = 1;
-    residual.assign(x, x + rows * dim);
-    history.assign(rows * p.stages, 0);
+    residual.resize(rows * dim), history.resize(rows * p.stages);
+    std::memcpy(residual.data(), x, 4 * rows * dim);
     for (int64_t k = 0; k < p.stages; ++k) {
       book = p.books + k * p.size * dim;
-      keep = std::min<int64_t>(p.beam, live * p.size);
+      keep = least(p.beam, live * p.size);
       paths.resize(rows * keep);
       length.assign(rows, 0);
       if (p.beam == 1 && rows <= FEW)
@@ -289,7 +250,7 @@ class Worker {
       advance(k);
     }
     for (int64_t row = 0; row < rows; ++row)
-      std::copy_n(&history[row * live * p.stages], p.stages, codes + row * p.stages);
+      for (int64_t k = 0; k < p.stages; ++k) codes[row * p.stages + k] = history[row * live * p.stages + k];
   }
 
   int64_t row_of(int64_t lane) const { return live == 1 ? lane : lane / live; }  // divisions take their time
@@ -332,13 +293,13 @@ class Worker {
 
   void settle_tile(int64_t row, int64_t tile) {
     float smallest = INF;
-    settle_nearest(row, tile, std::min<int64_t>(tile + C, p.size), smallest);
+    settle_nearest(row, tile, least(tile + C, p.size), smallest);
   }
 
   // The few rows of a streaming frame.
   void direct(int64_t row) {
     float smallest = INF;
-    for (int64_t v = 0; v < p.size; v += 64) settle_nearest(row, v, std::min(v + 64, p.size), smallest);
+    for (int64_t v = 0; v < p.size; v += 64) settle_nearest(row, v, least(v + 64, p.size), smallest);
   }
 
   // The score that a code needs to enter the list of its row.
@@ -351,9 +312,11 @@ class Worker {
   template <bool HALF>
   void search() {
     pending.resize(rows * live);
-    std::iota(pending.begin(), pending.end(), 0);
     squared.resize(pending.size()), slack.assign(pending.size(), 0.0);
-    for (const int lane : pending) squared[lane] = squared_norm(&residual[lane * dim], dim);
+    for (int lane = 0; lane < pending.size(); ++lane) {
+      pending[lane] = lane;
+      squared[lane] = squared_norm(&residual[lane * dim], dim);
+    }
     prepared = nullptr;
     code_norm = 0;
     if (p.beam == 1) seed<HALF>();
@@ -383,7 +346,7 @@ class Worker {
       const Vec old_third = load<Vec>(&third[at]);
       store(&third[at], rest > old_third ? rest : old_third);
     });
-    size_t left = 0;
+    int64_t left = 0;
     for (int64_t row = 0; row < rows; ++row) {
       const char* const ahead = (const char*)(book + where[row + 2] * dim);  // of padded rows too
       for (int64_t byte = 0; byte < C * dim * 4; byte += 64) __builtin_prefetch(ahead + byte);
@@ -398,26 +361,26 @@ class Worker {
   // Second scan: every tile that can hold one of the best paths is settled.
   template <bool HALF>
   void collect() {
-    if (pending.empty()) return;
-    least.assign(pending.size() + W, INF);
+    if (pending.size() == 0) return;
+    floor.assign(pending.size() + W, INF);
     const auto raise = [&](int64_t at) {
       const double score = needed(pending[at]);
-      least[at] = (float)(score - std::abs(score) * 0x1p-22);
+      floor[at] = (float)(score - std::fabs(score) * 0x1p-22);
     };
     const float* part = nullptr;
     scan_all<HALF>([&](int64_t at, int64_t tile, Vec top, const Vec(&scores)[C]) {
       if (part != prepared) {  // the bound depends on the codes that are scanned
         part = prepared;
-        for (size_t i = 0; i < pending.size(); ++i) {
+        for (int64_t i = 0; i < pending.size(); ++i) {
           slack[pending[i]] = bound<HALF>(squared[pending[i]]);
           raise(i);
         }
       }
-      for (uint32_t set = bits(top >= load<Vec>(&least[at])); set; set &= set - 1) {
+      for (uint32_t set = bits(top >= load<Vec>(&floor[at])); set; set &= set - 1) {
         const int in_vector = __builtin_ctz(set);
         const int64_t i = at + in_vector, lane = pending[i];
         for (int c = 0; c < C && tile + c < p.size; ++c)
-          if (!(scores[c][in_vector] < least[i])) settle(lane, tile + c, tile + c + 1);
+          if (!(scores[c][in_vector] < floor[i])) settle(lane, tile + c, tile + c + 1);
         if (live == 1) raise(i);
         else for (int64_t l = lane / live * live; l < (lane / live + 1) * live; ++l) raise(l);
       }
@@ -430,16 +393,16 @@ class Worker {
   void scan_all(Sink&& sink) {
     const int64_t count = pending.size(), words = HALF ? (dim + 1) / 2 + 1 : dim;
     for (int64_t first = 0; first < p.size; first += chunk) {
-      const int64_t size = std::min(chunk, p.size - first);
+      const int64_t size = least(chunk, p.size - first);
       prepare<HALF>(book + first * dim, size, words);
       const float* codes = HALF ? (const float*)code_halves.data() : prepared;
       for (int64_t at = 0; at < count; at += BLOCK) {
-        const int vectors = (std::min<int64_t>(BLOCK, count - at) + W - 1) / W;
+        const int vectors = (least(BLOCK, count - at) + W - 1) / W;
         const float* const rows = transpose<HALF>(at, vectors, words);
         for (int64_t v = 0; v < size; v += C) {
           Tile tile;
           for (int i = 0; i < C; ++i) {
-            const int64_t code = std::min(v + i, size - 1);
+            const int64_t code = least(v + i, size - 1);
             tile.codes[i] = codes + code * words, tile.half_norms[i] = half_norms[code];
           }
           for (int group = 0; group < vectors; group += R) {
@@ -468,7 +431,7 @@ class Worker {
       const double square = squared_norm(codes + v * dim, dim), norm = std::sqrt(square);
       const bool finite = std::isfinite(square);
       half_norms[v] = finite ? (float)(square / 2) : INF;  // an infinite one has no score
-      if (finite) code_norm = std::max(code_norm, norm);
+      if (finite && norm > code_norm) code_norm = norm;
       if (HALF) {
         uint16_t* const halves = &code_halves[2 * v * words];
         const double error = std::sqrt(round_to_half(codes + v * dim, dim, halves));
@@ -484,8 +447,8 @@ class Worker {
     staged.resize(BLOCK * stride), transposed.resize(BLOCK * stride);
     for (int lane = 0; lane < vectors * W; ++lane) {
       float* const to = &staged[lane * stride];
-      if (at + lane >= (int64_t)pending.size()) {
-        std::fill_n(to, words, 0.0f);
+      if (at + lane >= pending.size()) {
+        std::memset(to, 0, 4 * words);
         continue;
       }
       const int source = pending[at + lane];
@@ -495,11 +458,11 @@ class Worker {
         halves[2 * words - 2] = half_above(error);
         halves[2 * words - 1] = half_above(std::sqrt(squared[source]) + error);
       } else {
-        std::copy_n(&residual[source * dim], dim, to);
+        std::memcpy(to, &residual[source * dim], 4 * dim);
       }
     }
     for (int vector = 0; vector < vectors; ++vector) {  // what is written past a group, the next one overwrites
-      const int group = vector / R * R, width = std::min(R, vectors - group) * W;
+      const int group = vector / R * R, width = least(R, vectors - group) * W;
       float* const to = &transposed[group * W * words + (vector - group) * W];
       for (int64_t w = 0; w < words; w += W)
         transpose_square(&staged[vector * W * stride + w], stride, to + w * width, width);
@@ -523,7 +486,7 @@ class Worker {
       const int64_t parent = lane / keep * live + paths[lane].index / p.size, code = paths[lane].index % p.size;
       const float *from = &residual[parent * dim], *c = book + code * dim;
       for (int64_t j = 0; j < dim; ++j) next_residual[lane * dim + j] = from[j] - c[j];
-      std::copy_n(&history[parent * p.stages], stage, &next_history[lane * p.stages]);
+      std::memcpy(&next_history[lane * p.stages], &history[parent * p.stages], 4 * stage);
       next_history[lane * p.stages + stage] = (int32_t)code;
     }
     residual.swap(next_residual), history.swap(next_history);
@@ -541,30 +504,14 @@ class Worker {
   }
 };
 
-}  // namespace
-
-// x (rows, dim), books (stages, size, dim), codes (rows, stages), all contiguous. Returns 0, or 1 when memory is short.
-extern "C" int codec_rvq_encode(const float* x, const float* books, int64_t* codes, int64_t rows, int64_t dim,
-                                int64_t stages, int64_t size, int beam, int threads) {
-  const Problem problem{x, books, codes, rows, dim, stages, size, beam};
-  const double work = (double)rows * dim * stages * size * beam;
-  const int64_t blocks = (rows + BLOCK - 1) / BLOCK;
-  const int workers = work < MIN_SHARED_WORK ? 1 : std::min<int64_t>(threads, blocks);
-  std::atomic<int> failed{0};
-  const auto part = [&](int i) {
-    try {
-      Worker(problem).run(blocks * i / workers * BLOCK, std::min(rows, blocks * (i + 1) / workers * BLOCK));
-    } catch (const std::exception&) {
-      failed = 1;
-    }
-  };
-  std::vector<std::thread> others;
+bool run(const Search& problem, int64_t begin, int64_t end) {
   try {
-    for (int i = 1; i < workers; ++i) others.emplace_back(part, i);
+    Worker(problem).run(begin, end);
   } catch (const std::exception&) {
-    failed = 1;  // no more threads
+    return false;
   }
-  part(0);
-  for (std::thread& other : others) other.join();
-  return failed;
+  return true;
 }
+
+}  // namespace search
+}  // namespace
