@@ -190,7 +190,10 @@ def test_tar_shards_read_in_place(tmp_path: Path) -> None:
     assert find(tmp_path).train == recordings
     (tmp_path / "bad.tar").write_bytes(b"no tar" * 200)
     with pytest.raises(ConfigError, match="not an uncompressed tar shard"):
-        find(tmp_path)
+        find(tmp_path / "bad.tar")
+    found = find(tmp_path)  # among others it costs only itself
+    assert found.train == recordings
+    assert list(found.skipped) == [str(tmp_path / "bad.tar")]
 
 
 def _tarinfo(name: str, size: int) -> tarfile.TarInfo:

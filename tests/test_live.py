@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from conftest import SPEECH, make_model
 
-from codec import api
+from codec import api, audio
 from codec.audio.pcm import PcmReader, PcmWriter
 from codec.bitstream import read_tok
 from codec.errors import AudioError, CodecError, TokError
@@ -146,18 +146,38 @@ def test_a_recorder_that_does_not_know_the_end(samples):
     assert struct.unpack("<hh", file.getvalue()[-4:]) == (32767, -32768)
 
 
+@pytest.mark.parametrize("kind", [("WAV", "PCM_U8"), ("WAV", "GSM610"), ("FLAC", None), ("AIFF", None)])
+def test_what_is_not_plain_wav_is_what_it_is_by_name(kind, tmp_path):
+    sound = np.random.default_rng(0).uniform(-1, 1, 8000)
+    soundfile.write(tmp_path / "a", sound, 8000, format=kind[0], subtype=kind[1])
+    reader = PcmReader(Pipe((tmp_path / "a").read_bytes(), 999), sample_rate=1, channels=1)
+    heard = np.concatenate(list(reader), axis=1)
+    named, rate = audio.read(tmp_path / "a")
+    assert (rate, reader.sample_rate, reader.position) == (8000, 8000, heard.shape[1])
+    assert np.array_equal(heard, named)
+
+
+def test_what_follows_the_samples_of_a_pipe_is_no_secret():
+    one = wav(np.ones(1000) / 2, subtype="PCM_16")
+    with pytest.raises(AudioError, match="second recording begins after sample 1000"):
+        list(PcmReader(Pipe(one + one), sample_rate=1, channels=1))
+    cut = PcmReader(Pipe(one[:-1000]), sample_rate=1, channels=1)
+    assert sum(block.shape[1] for block in cut) == 500
+    assert cut.notes == ["only 50.0% of the samples that the header declares are there"]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (wav(np.zeros(9))[:30], "ends inside the WAV header"),
-        (wav(np.zeros(9), subtype="PCM_U8"), "coding 1 and 8 bits cannot be read"),
+        (wav(np.zeros(9))[:20] + b"\x99\x99" + wav(np.zeros(9))[22:], "not a sound file"),
         (b"RIFF1234WAVEdata\0\0\0\0", "does not say what the samples are"),
         (b"RIFF1234WAVEfmt \xff\xff\xff\xff", "the WAV header is damaged"),
         (wav(np.array([0, np.nan]), subtype="FLOAT"), "not a finite number"),
     ],
     ids=[
         "cut header",
-        "8 bits",
+        "unknown coding",
         "no format",
         "long chunk",
         "nan",

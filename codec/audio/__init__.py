@@ -5,6 +5,7 @@ a file of any length needs constant memory; the whole-file functions are the blo
 the same samples bit for bit.
 """
 
+from codec.audio.containers import View
 from codec.audio.convert import (
     POLICIES,
     RESAMPLER,
@@ -16,26 +17,46 @@ from codec.audio.convert import (
     plan,
     to_model,
 )
-from codec.audio.reader import SUFFIXES, Audio, AudioInfo, Reader, Source, probe, read
+from codec.audio.folders import Walk, walk
+from codec.audio.meter import Meter
+from codec.audio.reader import (
+    MAX_CHANNELS,
+    MAX_RATE,
+    SUFFIXES,
+    Audio,
+    AudioInfo,
+    Reader,
+    Source,
+    name_of,
+    probe,
+    read,
+)
 from codec.audio.writer import Writer, write
 
 __all__ = [
+    "MAX_CHANNELS",
+    "MAX_RATE",
     "POLICIES",
     "RESAMPLER",
     "SUFFIXES",
     "Audio",
     "AudioInfo",
     "FromModel",
+    "Meter",
     "Plan",
     "Reader",
     "Resampler",
     "Source",
     "ToModel",
+    "View",
+    "Walk",
     "Writer",
     "from_model",
+    "name_of",
     "plan",
     "probe",
     "read",
     "to_model",
+    "walk",
     "write",
 ]

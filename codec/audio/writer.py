@@ -10,7 +10,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from codec.audio.reader import BLOCK, Audio, Reader, SoundFile, Source, name_of, reason
+from codec.audio.decoders import SndFile
+from codec.audio.reader import BLOCK, Audio, Reader, Source, name_of, reason
 from codec.errors import AudioError
 from codec.system import commit_part, create_part
 
@@ -72,8 +73,8 @@ class Writer:
         except OSError as error:
             raise AudioError(f"{self.name}: cannot be written ({error.strerror})") from None
         try:
-            self._file = SoundFile(
-                self._temporary, "w", sample_rate, channels, self._subtype, format=self._format
+            self._file = SndFile(
+                os.fsencode(self._temporary), "w", sample_rate, channels, self._subtype, format=self._format
             )
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
             self._temporary.unlink()

@@ -36,6 +36,7 @@ class Jobs:
     jobs: tuple[Job, ...]
     folder: bool
     force: bool
+    left_out: str = ""  # what a folder holds besides, in a few words
 
 
 def pair(source: str, target: str, suffixes: tuple[str, ...], suffix: str, *, force: bool) -> Jobs:
@@ -47,7 +48,7 @@ def pair(source: str, target: str, suffixes: tuple[str, ...], suffix: str, *, fo
         CodecError: no such input, nothing to do in a folder, an output that exists (without `force`) or cannot be.
     """
     if source != STANDARD and os.path.isdir(source):
-        return Jobs(tuple(_mirror(Path(source), target, suffixes, suffix)), True, force)
+        return _mirror(source, target, suffixes, suffix, force)
     if source != STANDARD and not os.path.exists(source):
         raise CodecError(f"there is no file or folder {source}")
     if target != STANDARD and os.path.isdir(target):
@@ -69,22 +70,23 @@ def pair(source: str, target: str, suffixes: tuple[str, ...], suffix: str, *, fo
     return Jobs((Job(source, target),), False, force)
 
 
-def _mirror(source: Path, target: str, suffixes: tuple[str, ...], suffix: str) -> Iterator[Job]:
+def _mirror(source: str, target: str, suffixes: tuple[str, ...], suffix: str, force: bool) -> Jobs:
+    from codec import audio  # takes a moment that a single file need not wait for twice
+
     if target == STANDARD or os.path.isfile(target):
         raise CodecError(f"{source} is a folder, so the output must be a folder too, not {target}")
-    found = sorted(
-        Path(folder, name)
-        for folder, _, names in os.walk(source)
-        for name in names
-        if name.lower().endswith(suffixes) and not name.startswith(".")
-    )
-    if not found:
-        raise CodecError(f"{source} holds no files to work on ({', '.join(suffixes)})")
-    plain = [Path(target, path.relative_to(source)).with_suffix(suffix) for path in found]
+    found = audio.walk(source, suffixes, skip=target)
+    if not found.files:
+        besides = f", but {found.summary()}" if found.summary() else ""
+        raise CodecError(f"{source} holds no files to work on ({', '.join(suffixes)}){besides}")
+    plain = [Path(target, os.path.relpath(path, source)).with_suffix(suffix) for path in found.files]
     seen = Counter(plain)
-    for path, made in zip(found, plain, strict=True):
+    jobs = tuple(
         # a.wav and a.flac become a.wav.tok and a.flac.tok
-        yield Job(str(path), str(made if seen[made] == 1 else made.with_name(path.name + suffix)))
+        Job(path, str(made if seen[made] == 1 else made.with_name(os.path.basename(path) + suffix)))
+        for path, made in zip(found.files, plain, strict=True)
+    )
+    return Jobs(jobs, True, force, found.summary())
 
 
 def run(jobs: Jobs, work: Callable[[Job, Progress], str], done: str) -> None:
@@ -103,7 +105,7 @@ def run(jobs: Jobs, work: Callable[[Job, Progress], str], done: str) -> None:
         if not jobs.folder:
             (job,) = jobs.jobs
             note = _attempt(job, work, bar(job.source, None))
-            typer.echo(f"{job.target}: {note}", err=job.target == STANDARD)
+            typer.echo(f"{_shown(job.target)}: {note}", err=job.target == STANDARD)
             return
         failed, existing = [], 0
         whole = bar("all files", len(jobs.jobs))
@@ -116,16 +118,26 @@ def run(jobs: Jobs, work: Callable[[Job, Progress], str], done: str) -> None:
                 os.makedirs(Path(job.target).parent, exist_ok=True)
                 _attempt(job, work, bar(job.source, None))
             except CodecError as error:
-                failed.append(f"{job.source}: {str(error).removeprefix(f'{job.source}: ')}")
+                name = _shown(job.source)
+                failed.append(f"{name}: {str(error).removeprefix(f'{name}: ')}")
             except OSError as error:
-                failed.append(f"{job.target}: {error.strerror}")
+                failed.append(f"{_shown(job.target)}: {error.strerror}")
+            except Exception as error:  # whatever one file does, the others are not to pay for it
+                failed.append(f"{_shown(job.source)}: {type(error).__name__} {error}")
     for line in failed:
         typer.echo(f"codec: {' '.join(line.split())}", err=True)
     made = len(jobs.jobs) - len(failed) - existing
     summary = f"{made} of {len(jobs.jobs)} files {done}, {len(failed)} failed"
     typer.echo(summary + (f", {existing} left alone because they exist (--force)" if existing else ""))
-    if failed or existing:
+    if jobs.left_out:
+        typer.echo(f"codec: left out: {jobs.left_out}", err=True)
+    if failed:
         raise typer.Exit(1)
+
+
+def _shown(name: str) -> str:
+    """A file's name for a message; bytes that are no UTF-8 as escapes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _attempt(job: Job, work: Callable[[Job, Progress], str], progress: Progress) -> str:
@@ -136,7 +148,7 @@ def _attempt(job: Job, work: Callable[[Job, Progress], str], progress: Progress)
     except OSError as error:
         # the temporary file beside the target is no name that the user knows
         name, verb = (job.source, "read") if error.filename == job.source else (job.target, "written")
-        raise CodecError(f"{name} cannot be {verb}: {error.strerror}") from error
+        raise CodecError(f"{_shown(name)} cannot be {verb}: {error.strerror}") from error
 
 
 @contextmanager

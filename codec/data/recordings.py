@@ -1,10 +1,9 @@
 """One recording of a corpus, and how to read a crop of it at the model's rate and channels."""
 
-import io
+import json
 import math
-import os
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +41,7 @@ class Recording:
     @property
     def name(self) -> str:
         """What reports call it."""
-        return f"{self.path}!{self.member[0]}" if self.member else self.path
+        return audio.name_of(f"{self.path}!{self.member[0]}" if self.member else self.path)
 
     @property
     def seconds(self) -> float:
@@ -57,11 +56,7 @@ class Recording:
         """Opens the sound file; raises `AudioError`."""
         if self.member is None:
             return audio.Reader(self.path)
-        name, offset, size = self.member
-        try:
-            return audio.Reader(io.BufferedReader(_Slice(self.path, name, offset, size)))
-        except OSError as error:
-            raise AudioError(f"{self.name}: cannot be read ({error.strerror})") from None
+        return audio.Reader(self.path, part=self.member[1:], name=self.name)
 
     def crop(self, start: int, length: int, rate: int, channels: int) -> audio.Audio:
         """Reads a crop, and only that, from the file.
@@ -74,10 +69,11 @@ class Recording:
             channels: of the model.
 
         Returns:
-            ``(channels, length)``, the same as that part of the whole file at the model's rate, to 1e-6.
+            ``(channels, length)``, the same as that part of the whole file at the model's rate, to 1e-6; in Opus,
+            whose decoder remembers all that it heard, to 5e-3.
 
         Raises:
-            AudioError: the file is broken or ends before the crop does.
+            AudioError: the file is broken, of another rate than is known of it, or ends before the crop does.
         """
         up, down = self._ratio(rate)
         start -= start % up
@@ -85,6 +81,10 @@ class Recording:
         before = min(margin, start // up)
         first = (start // up - before) * down
         with self.open() as reader:
+            if reader.info.sample_rate != self.sample_rate:
+                raise AudioError(
+                    f"{self.name}: has {reader.info.sample_rate} Hz, and its manifest says {self.sample_rate}"
+                )
             if first:
                 reader.seek(first)
             wanted = before * down + math.ceil(length * down / up) + margin * down
@@ -106,50 +106,51 @@ class Recording:
 
 
 def probe(recording: Recording) -> Recording:
-    """Fills in frames, rate and channels from the file's header.
+    """Fills in frames, rate and channels from the file, which is read through where its header does not know.
 
     Raises:
-        AudioError: broken, or of unknown length.
+        AudioError: broken.
     """
     with recording.open() as reader:
-        info = reader.info
-    if info.frames is None:
-        raise AudioError(f"{recording.name}: does not say how long it is")
-    return replace(recording, frames=info.frames, sample_rate=info.sample_rate, channels=info.channels)
+        info, frames = reader.info, reader.count()
+    return replace(recording, frames=frames, sample_rate=info.sample_rate, channels=info.channels)
 
 
-class _Slice(io.RawIOBase):
-    """A part of a file as a file."""
+def facts_of(row: object) -> dict[str, Any]:
+    """What a row of a manifest, or the JSON beside a sound in a shard, says of it, checked; other keys are left out.
 
-    def __init__(self, path: str, name: str, offset: int, size: int) -> None:
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
-        self.name = f"{path}!{name}"
-        self._offset, self._size, self._at = offset, size, 0
+    Whole numbers may be written with a point, and speakers as numbers; null is as good as nothing.
 
-    def readable(self) -> bool:
-        return True
+    Raises:
+        ValueError: not an object, or a value that cannot be; the message says which.
+    """
+    if not isinstance(row, dict):
+        raise ValueError(f"a JSON object is wanted, not {_short(row)}")
+    facts: dict[str, Any] = {}
+    for key, most in (("frames", 1 << 48), ("sample_rate", audio.MAX_RATE), ("channels", audio.MAX_CHANNELS)):
+        value = row.get(key)
+        if value is None:
+            continue
+        whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
+        if not whole or not 0 < value <= most:
+            raise ValueError(f"{key} is {_short(value)}, and should be a whole number from 1 to {most}")
+        facts[key] = int(value)
+    seconds = row.get("seconds")
+    if seconds is not None:
+        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds < 1 << 32:
+            raise ValueError(f"seconds is {_short(seconds)}, and should be a positive number")
+        facts["seconds"] = seconds
+    for key in ("path", "speaker", "split", "text"):
+        value = row.get(key)
+        if key == "speaker" and isinstance(value, int):
+            value = str(value)
+        if value is not None:
+            if not isinstance(value, str):
+                raise ValueError(f"{key} is {_short(value)}, and should be a text")
+            facts[key] = value
+    return facts
 
-    def seekable(self) -> bool:
-        return True
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        self._file.seek(self._offset + self._at)
-        data = self._file.read(min(len(buffer), max(0, self._size - self._at)))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def __enter__(self) -> Self:
-        return self
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 40 else f"{text[:36]} ..."

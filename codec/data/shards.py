@@ -8,20 +8,25 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 from codec import audio
-from codec.data.recordings import Recording
+from codec.data.recordings import Recording, facts_of
 from codec.errors import ConfigError
 
 
-def members(shard: Path) -> list[Recording]:
+def members(shard: Path) -> tuple[list[Recording], dict[str, str]]:
     """Sound files in an uncompressed tar; a .json member of the same key may carry `speaker` and `split`.
 
+    Returns:
+        the recordings, and the .json members that cannot be used with the reason.
+
     Raises:
-        ConfigError: not a tar, or a compressed one.
+        ConfigError: not a tar, a cut one, or a compressed one.
     """
     sounds: list[tuple[str, int, int]] = []
-    facts: dict[str, dict[str, str]] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    skipped: dict[str, str] = {}
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
@@ -31,14 +36,16 @@ def members(shard: Path) -> list[Recording]:
                 if suffix.lower() in audio.SUFFIXES:
                     sounds.append((member.name, member.offset_data, member.size))
                 elif suffix == ".json" and (data := tar.extractfile(member)) is not None:
-                    facts[key] = json.load(data)
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise ConfigError(
-            f"{shard}: not an uncompressed tar shard with valid .json members ({error})"
-        ) from None
+                    try:
+                        facts[key] = facts_of(json.load(data))
+                    except (ValueError, RecursionError) as error:
+                        skipped[audio.name_of(f"{shard}!{member.name}")] = f"not used ({error})"
+    except (tarfile.TarError, OSError, ValueError, EOFError, OverflowError) as error:
+        raise ConfigError(f"{shard}: not an uncompressed tar shard, or a cut one ({error})") from None
     found = []
     for name, offset, size in sounds:
         fact = facts.get(os.path.splitext(name)[0], {})
-        speaker, split = fact.get("speaker"), fact.get("split")
-        found.append(Recording(str(shard), 0, 0, 1, speaker, split, (name, offset, size)))
-    return found
+        found.append(
+            Recording(str(shard), 0, 0, 1, fact.get("speaker"), fact.get("split"), (name, offset, size))
+        )
+    return found, skipped

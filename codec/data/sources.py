@@ -1,16 +1,17 @@
 """Where recordings come from: folders, .jsonl manifests, tar shards, named corpora, and the few in the repository."""
 
+import codecs
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from codec import assets, audio
-from codec.data.recordings import Recording, probe
+from codec.data.recordings import Recording, facts_of, probe
 from codec.errors import AudioError, ConfigError
 from codec.system import atomic_write
 
@@ -50,12 +51,15 @@ def find(root: str | os.PathLike[str], filters: Filters | None = None) -> Found:
         return _manifests(paths, filters)
     if path.is_dir() and (path / "train.jsonl").is_file():
         return find(path / "train.jsonl", filters)
-    if path.is_file() and path.suffix != ".tar":
-        recordings = [Recording(str(path), 0, 0)]
-    else:
-        recordings = _members(path) if path.is_file() else _walk(path)
     found = Found()
-    found.train, found.skipped = probe_all(recordings)
+    if path.is_dir():
+        recordings, found.skipped = _walk(path)
+    elif path.suffix.lower() == ".tar":
+        recordings, found.skipped = _members(path)
+    else:
+        recordings = [Recording(str(path), 0, 0)]
+    found.train, unreadable = probe_all(recordings)
+    found.skipped |= unreadable
     if not found.train:
         raise ConfigError(
             f"{path}: holds no sound file that can be read ({', '.join(audio.SUFFIXES)}, or .tar shards)"
@@ -87,22 +91,26 @@ def filtered(found: Found, filters: Filters | None, name: str) -> Found:
     return found
 
 
-def _walk(folder: Path) -> list[Recording]:
+def _walk(folder: Path) -> tuple[list[Recording], dict[str, str]]:
     """Sound files and the members of shards, in a stable order; the top folder is no speaker, so none is claimed."""
+    walk = audio.walk(folder, (*audio.SUFFIXES, ".tar"))
     found: list[Recording] = []
-    for base, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            if name.startswith("."):
-                continue
-            if name.lower().endswith(audio.SUFFIXES):
-                found.append(Recording(os.path.join(base, name), 0, 0))
-            elif name.endswith(".tar"):
-                found += _members(Path(base, name))
-    return found
+    skipped = {audio.name_of(path): why for path, why in walk.left_out.items()}
+    for path in walk.files:
+        if not path.lower().endswith(".tar"):
+            found.append(Recording(path, 0, 0))
+            continue
+        try:
+            inside, bad = _members(Path(path))
+        except ConfigError as error:
+            skipped[audio.name_of(path)] = str(error).removeprefix(f"{path}: ")
+        else:
+            found += inside
+            skipped |= bad
+    return found, skipped
 
 
-def _members(shard: Path) -> list[Recording]:
+def _members(shard: Path) -> tuple[list[Recording], dict[str, str]]:
     from codec.data.shards import members  # only shards need tarfile
 
     return members(shard)
@@ -156,33 +164,44 @@ def manifest(
         the recordings that pass the filters, and the unreadable ones with the reason.
 
     Raises:
-        ConfigError: not JSON, a row without a path, a filter on a key that no row has, missing files.
+        ConfigError: not JSON, a row without a path or with a value that cannot be, a filter on a key that no row has,
+            missing files.
     """
     path = Path(path)
-    rows: list[dict[str, Any]] = []
-    try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict) or not isinstance(row.get("path"), str):
-                        raise ConfigError(f"{path}: line {number} has no path")
-                    rows.append(row)
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ConfigError(f"{path}: line {len(rows) + 1} is not JSON") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    chosen = [row for row in rows if _passes(row, filters or {})]
+    rows = list(_rows(path))
     for key in filters or {}:
-        if not any(key in row for row in rows):
+        if not any(key in row for row, _ in rows):
             raise ConfigError(f"{path}: no row has the key {key!r} of data.filters")
-    recordings = [_from_row(row, path.parent) for row in chosen]
+    recordings = [_recording(facts, path.parent) for row, facts in rows if _passes(row, filters or {})]
     missing = [recording.path for recording in recordings if not os.path.exists(recording.path)]
     if missing:
         raise ConfigError(
             f"{path}: {len(missing)} of {len(recordings)} files are missing, the first is {missing[0]}"
         )
     return probe_all(recordings)
+
+
+def _rows(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each row of a manifest as it is, and what was understood of it."""
+    try:
+        with open(path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                text = line.removeprefix(codecs.BOM_UTF8).strip()
+                if not text:
+                    continue
+                try:
+                    row = json.loads(text.decode())
+                except (ValueError, RecursionError):
+                    raise ConfigError(f"{path}: line {number} is not JSON") from None
+                if not isinstance(row, dict) or not row.get("path"):
+                    raise ConfigError(f"{path}: line {number} has no path")
+                try:
+                    facts = facts_of(row)
+                except ValueError as error:
+                    raise ConfigError(f"{path}: line {number}: {error}") from None
+                yield row, facts
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _passes(row: Mapping[str, Any], filters: Filters) -> bool:
@@ -193,19 +212,18 @@ def _passes(row: Mapping[str, Any], filters: Filters) -> bool:
     return True
 
 
-def _from_row(row: Mapping[str, Any], folder: Path) -> Recording:
-    rate, frames = row.get("sample_rate", 0), row.get("frames", 0)
-    if not frames and rate and "seconds" in row:
-        frames = max(0, int((row["seconds"] - 0.001) * rate))  # seconds are rounded: stay inside the file
-    speaker, split = row.get("speaker"), row.get("split")
+def _recording(facts: Mapping[str, Any], folder: Path) -> Recording:
+    rate, frames = facts.get("sample_rate", 0), facts.get("frames", 0)
+    if not frames and rate and "seconds" in facts:
+        frames = max(0, int((facts["seconds"] - 0.001) * rate))  # seconds are rounded: stay inside the file
     return Recording(
-        os.path.join(folder, row["path"]),
+        os.path.join(folder, facts["path"]),
         frames if rate else 0,
         rate,
-        row.get("channels", 1),
-        speaker,
-        split,
-        text=row.get("text"),
+        facts.get("channels", 1),
+        facts.get("speaker"),
+        facts.get("split"),
+        text=facts.get("text"),
     )
 
 
