@@ -1,15 +1,32 @@
-"""Where conf/, recipes/ and cuda/ are: beside the package in a checkout, inside it once installed."""
+"""What comes with the package: where conf/, recipes/, cuda/ and weights/ are, and how its extras are installed."""
 
+import re
+import shlex
 from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
 
 
 def root() -> Path:
-    """Folder that holds `conf`, `recipes` and `cuda`."""
-    package = Path(__file__).resolve().parent
-    installed = package / "_assets"
-    return installed if installed.is_dir() else package.parent
+    """Folder that holds `conf`, `recipes` and `cuda`: inside an installed package, beside it in a checkout."""
+    installed = _PACKAGE / "_assets"
+    return installed if installed.is_dir() else _PACKAGE.parent
 
 
 def weights() -> Path:
     """Folder of the weights that come with the package."""
-    return Path(__file__).resolve().parent / "weights"
+    return _PACKAGE / "weights"
+
+
+def install(extra: str) -> str:
+    """The shell command that installs what an extra of this package brings, for error messages.
+
+    A checkout installs itself again with the extra. An installed wheel names the packages: asked for `codec[extra]`,
+    pip could take a stranger's package of this name from its index.
+    """
+    if root() == _PACKAGE.parent:
+        return f"pip install -e {shlex.quote(f'{root()}[{extra}]')}"
+    from importlib.metadata import requires
+
+    parts = (re.fullmatch(r"(.+?)\s*;\s*extra == ['\"](.+)['\"]", line) for line in requires("codec") or ())
+    return " ".join(["pip install", *(shlex.quote(part[1]) for part in parts if part and part[2] == extra)])

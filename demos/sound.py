@@ -17,6 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 import codec
+from codec import assets
 
 matplotlib.use("Agg")
 # no ground and grey ink: the same picture is at home on a light page and on a dark one
@@ -166,7 +167,7 @@ def scores(original: np.ndarray, decoded: np.ndarray, rate: int) -> dict[str, st
 
         found["PESQ"] = f"{pesq(16000, reference, estimate, 'wb'):.2f}"
     except ImportError:
-        found["PESQ"] = "– (pip install codec[eval])"
+        found["PESQ"] = f"– ({assets.install('eval')})"
     except Exception:
         found["PESQ"] = "– (no speech in it)"
     try:
@@ -174,7 +175,7 @@ def scores(original: np.ndarray, decoded: np.ndarray, rate: int) -> dict[str, st
 
         found["STOI"] = f"{stoi(reference, estimate, 16000):.3f}"
     except ImportError:
-        found["STOI"] = "– (pip install codec[eval])"
+        found["STOI"] = f"– ({assets.install('eval')})"
     return found
 
 

@@ -43,6 +43,7 @@ def test_long(tiny_model) -> None:
 
 
 def test_encodec() -> None:
+    pytest.importorskip("encodec")
     encode, decode, memory = told("encodec", "--lengths", "1", "--rounds", "1")["figures"]
     assert (encode["what"], decode["what"]) == ("encode", "decode")
     assert encode["same"] == decode["same"] == 1, "the same weights give the same codes and samples"

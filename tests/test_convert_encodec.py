@@ -4,13 +4,14 @@ import warnings
 
 import pytest
 import torch
-from encodec import EncodecModel
 
 from codec import checkpoint
 from codec.api import load
 from codec.convert import import_weights
 from codec.errors import CheckpointError
 from codec.stream import StreamDecoder, StreamEncoder
+
+EncodecModel = pytest.importorskip("encodec").EncodecModel
 
 
 def randomly(model):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -16,6 +19,7 @@ import pytest
 import soundfile
 from conftest import SPEECH
 
+from codec import assets
 from codec.native import build
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +66,7 @@ def wheel(source) -> Path:
 
 def files(folder: Path) -> set[str]:
     """Paths of the tracked kinds of files below a folder."""
-    kinds = {".yaml", ".cu", ".cpp", ".cuh", ".h", ".md", ".safetensors", ".py", ".html"}
+    kinds = {".yaml", ".cu", ".cpp", ".cuh", ".h", ".md", ".safetensors", ".py", ".html", ".typed"}
     return {str(path.relative_to(ROOT)) for path in folder.rglob("*") if path.suffix in kinds}
 
 
@@ -116,6 +120,9 @@ def test_the_wheel_works_away_from_the_checkout(wheel, tiny_model, tmp_path):
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     where = run(python, "-c", "import codec.assets as a; print(a.__file__); print(a.root())", cwd=tmp_path)
     assert where.split() == [str(site / "codec" / "assets.py"), str(site / "codec" / "_assets")]
+    hint = run(python, "-c", "import codec.assets; print(codec.assets.install('demo'))", cwd=tmp_path)
+    assert shlex.split(hint)[:2] == ["pip", "install"]
+    assert {re.split("[<>=]", word)[0] for word in shlex.split(hint)[2:]} == {"gradio", "websockets"}
     codec = tmp_path / "env" / "bin" / "codec"
     assert run(codec, "--version", cwd=tmp_path).startswith("codec ")
     in_use = run(python, "-c", "from codec import native; print(native.describe())", cwd=tmp_path, PATH="")
@@ -125,3 +132,23 @@ def test_the_wheel_works_away_from_the_checkout(wheel, tiny_model, tmp_path):
     assert soundfile.info(tmp_path / "back.wav").frames == soundfile.info(SPEECH).frames
     recipes = run(codec, "train", "--help", cwd=tmp_path)
     assert all(path.stem in recipes for path in (ROOT / "recipes").glob("*.yaml"))
+
+
+def test_the_hint_for_an_extra_is_right_in_a_checkout_and_names_no_package_of_an_index():
+    words = shlex.split(assets.install("demo"))
+    assert words == ["pip", "install", "-e", f"{ROOT}[demo]"]
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    named = set()
+    for path in [
+        *ROOT.glob("codec/**/*.py"),
+        *ROOT.glob("demos/*.py"),
+        *ROOT.glob("docs/*.md"),
+        ROOT / "README.md",
+    ]:
+        text = path.read_text()
+        assert "codec[" not in text.replace("`codec[extra]`", ""), path
+        named |= set(re.findall(r"assets\.install\(['\"](\w+)", text)) | set(
+            re.findall(r"-e [\"']?\.\[(\w+)", text)
+        )
+    assert named <= extras
+    assert {"demo", "semantic"} <= named

@@ -21,7 +21,7 @@ def agreement(ours: Tensor, theirs: Tensor) -> float:
 
 
 def test_rvq_as_encodec() -> None:
-    from encodec.quantization import ResidualVectorQuantizer
+    ResidualVectorQuantizer = pytest.importorskip("encodec").quantization.ResidualVectorQuantizer
 
     theirs = ResidualVectorQuantizer(dimension=D, n_q=6, bins=64, kmeans_init=False).eval()
     books = torch.randn(6, 64, D) * torch.linspace(1, 0.3, 6)[:, None, None]

@@ -13,6 +13,8 @@ from codec.errors import ConfigError
 from codec.train.speed import own_task, race
 from codec.train.speed_reference import EncodecReference
 
+pytest.importorskip("encodec")
+
 
 def count(*modules: torch.nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())

@@ -15,6 +15,7 @@ from codec.audio.convert import (
     ToModel,
     from_model,
     plan,
+    resample,
     to_model,
 )
 from codec.audio.folders import Walk, walk
@@ -56,6 +57,7 @@ __all__ = [
     "plan",
     "probe",
     "read",
+    "resample",
     "to_model",
     "walk",
     "write",

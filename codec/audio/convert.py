@@ -49,6 +49,14 @@ class Resampler:
         return np.ascontiguousarray(block)
 
 
+def resample(audio: Audio, rate_in: int, rate_out: int) -> Audio:
+    """Whole signals ``(..., N)`` at another rate, see `Resampler`."""
+    rows = audio.reshape(-1, audio.shape[-1])
+    resampler = Resampler(rate_in, rate_out, len(rows))
+    whole = np.concatenate([resampler.push(rows), resampler.flush()], axis=1)
+    return whole.reshape(*audio.shape[:-1], -1)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How audio of a source becomes audio of a model: what a token file records and `FromModel` undoes.

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from codec import assets
 from codec.bench.speed import fresh
 from codec.checkpoint import load
 from codec.convert import import_weights
@@ -93,7 +94,9 @@ def compare(lengths: Sequence[float] = (10.0, 60.0), *, rounds: int = 5) -> Iter
     try:
         from encodec import EncodecModel
     except ImportError as error:
-        raise ConfigError(f"the package encodec cannot be loaded: {error}") from error
+        raise ConfigError(
+            f"the package encodec cannot be loaded ({error}): {assets.install('encodec')}"
+        ) from error
 
     with tempfile.TemporaryDirectory() as folder, threads(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package's form of weight norm

@@ -19,10 +19,10 @@ def demo(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets others in.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Port; the first free one from 7860 by default.")] = None,
 ) -> None:
-    """Open the demo: hear, see and break a codec in the browser (pip install "codec[demo]")."""
+    """Open the demo: hear, see and break a codec in the browser; needs the extra demo."""
     missing = [name for name in ("gradio", "websockets") if find_spec(name) is None]
     if missing:
-        raise ConfigError(f'the demo needs {" and ".join(missing)}: pip install "codec[demo]"')
+        raise ConfigError(f"the demo needs {' and '.join(missing)}: {assets.install('demo')}")
     arguments = [part for name in model or () for part in ("--model", name)] + ["--host", host]
     if port is not None:
         arguments += ["--port", str(port)]

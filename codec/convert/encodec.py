@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from codec import assets
 from codec.convert.tensors import Source, layer, load
-from codec.errors import CheckpointError
+from codec.errors import CheckpointError, ConfigError
 
 RATIOS = (8, 5, 4, 2)
 # books of each published bandwidth: 10 bits a book, 75 frames a second at 24 kHz and 150 at 48 kHz
@@ -88,8 +89,12 @@ def convert(state: dict[str, Tensor], name: str) -> tuple[dict[str, Any], dict[s
 
 
 def _download(name: str) -> dict[str, Tensor]:
-    from encodec import EncodecModel
-
+    try:
+        from encodec import EncodecModel
+    except ImportError as error:
+        raise ConfigError(
+            f"the package encodec cannot be loaded ({error}): {assets.install('encodec')}"
+        ) from error
     try:
         model = getattr(EncodecModel, f"encodec_model_{name}")(pretrained=True)
     except OSError as error:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from codec import audio
+from codec import assets, audio
 from codec.data.dataset import Augment
 from codec.data.recordings import Recording
 from codec.data.sources import find
@@ -169,7 +169,7 @@ def _one(config: Mapping[str, Any]) -> Augment:
     if not 0 <= p <= 1:
         raise ConfigError(f"augmentation {name}: p is {p}, not a probability")
     if name == "reverb" and importlib.util.find_spec("pyroomacoustics") is None:
-        raise ConfigError("augmentation reverb needs pyroomacoustics: pip install 'codec[augment]'")
+        raise ConfigError(f"augmentation reverb needs pyroomacoustics: {assets.install('augment')}")
     if name == "noise" and "root" in settings:
         settings["recordings"] = find(settings.pop("root"), settings.pop("filters", None)).train
     unknown = settings.keys() - inspect.signature(AUGMENTATIONS[name]).parameters.keys()

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from codec import assets
 from codec.data.recordings import Recording
 from codec.data.sources import Found, hold_out, probe_all
 from codec.errors import ConfigError
@@ -11,10 +13,19 @@ from codec.errors import ConfigError
 _SPLITS = ("train-clean-100", "train-clean-360", "train-other-500")
 
 
-def _libri(name: str, root: Path, splits: Sequence[str] | None, download: bool) -> Found:
-    """LibriSpeech and LibriTTS: <root>/<name>/<split>/<speaker>/<chapter>/*; dev-clean validates."""
-    from torchaudio import datasets
+def _datasets() -> Any:
+    try:
+        from torchaudio import datasets
+    except (ImportError, OSError) as error:
+        raise ConfigError(
+            f"corpora by name need torchaudio, which cannot be loaded ({error}): {assets.install('corpora')}; "
+            "data.root=FOLDER without a name needs none"
+        ) from error
+    return datasets
 
+
+def _libri(datasets: Any, name: str, root: Path, splits: Sequence[str] | None, download: bool) -> Found:
+    """LibriSpeech and LibriTTS: <root>/<name>/<split>/<speaker>/<chapter>/*; dev-clean validates."""
     dataset = {"LibriSpeech": datasets.LIBRISPEECH, "LibriTTS": datasets.LIBRITTS}[name]
     home = root if root.name == name else root / name
     chosen = list(splits or [s for s in _SPLITS if (home / s).is_dir()] or _SPLITS[:1])
@@ -29,18 +40,16 @@ def _libri(name: str, root: Path, splits: Sequence[str] | None, download: bool) 
     return found
 
 
-def _librispeech(root: Path, splits: Sequence[str] | None, download: bool) -> Found:
-    return _libri("LibriSpeech", root, splits, download)
+def _librispeech(datasets: Any, root: Path, splits: Sequence[str] | None, download: bool) -> Found:
+    return _libri(datasets, "LibriSpeech", root, splits, download)
 
 
-def _libritts(root: Path, splits: Sequence[str] | None, download: bool) -> Found:
-    return _libri("LibriTTS", root, splits, download)
+def _libritts(datasets: Any, root: Path, splits: Sequence[str] | None, download: bool) -> Found:
+    return _libri(datasets, "LibriTTS", root, splits, download)
 
 
-def _vctk(root: Path, splits: Sequence[str] | None, download: bool) -> Found:
+def _vctk(datasets: Any, root: Path, splits: Sequence[str] | None, download: bool) -> Found:
     """CSTR VCTK 0.92: <root>/VCTK-Corpus-0.92/wav48_silence_trimmed/<speaker>/*_mic1.flac."""
-    from torchaudio import datasets
-
     home = root.parent if root.name == "VCTK-Corpus-0.92" else root
     microphone = (splits or ["mic1"])[0]
     datasets.VCTK_092(str(home), mic_id=microphone, download=download)
@@ -48,20 +57,16 @@ def _vctk(root: Path, splits: Sequence[str] | None, download: bool) -> Found:
     return Found(train=[Recording(str(p), 0, 0, speaker=p.parent.name) for p in files])
 
 
-def _ljspeech(root: Path, splits: Sequence[str] | None, download: bool) -> Found:
+def _ljspeech(datasets: Any, root: Path, splits: Sequence[str] | None, download: bool) -> Found:
     """LJ Speech 1.1: <root>/LJSpeech-1.1/wavs/*.wav; one reader, so some files are held out."""
-    from torchaudio import datasets
-
     home = root.parent if root.name == "LJSpeech-1.1" else root
     datasets.LJSPEECH(home, download=download)
     files = sorted((home / "LJSpeech-1.1" / "wavs").glob("*.wav"))
     return Found(train=[Recording(str(p), 0, 0, speaker="ljspeech") for p in files])
 
 
-def _musdb(root: Path, splits: Sequence[str] | None, download: bool) -> Found:
+def _musdb(datasets: Any, root: Path, splits: Sequence[str] | None, download: bool) -> Found:
     """MUSDB18-HQ: <root>/musdb18hq/train/<track>/mixture.wav, or other stems; with its own validation set."""
-    from torchaudio import datasets
-
     home = root.parent if root.name == "musdb18hq" else root
     found = Found()
     for part, into in (("train", found.train), ("validation", found.valid)):
@@ -73,7 +78,7 @@ def _musdb(root: Path, splits: Sequence[str] | None, download: bool) -> Found:
     return found
 
 
-CORPORA: dict[str, Callable[[Path, Sequence[str] | None, bool], Found]] = {
+CORPORA: dict[str, Callable[[Any, Path, Sequence[str] | None, bool], Found]] = {
     "librispeech": _librispeech,
     "libritts": _libritts,
     "vctk": _vctk,
@@ -98,7 +103,7 @@ def corpus(
         download: get it where it is missing.
 
     Raises:
-        ConfigError: unknown name or split, no root, or not there.
+        ConfigError: unknown name or split, no root, not there, or torchaudio cannot be loaded.
     """
     if name not in CORPORA:
         raise ConfigError(f"unknown corpus {name!r}; known are {', '.join(CORPORA)}")
@@ -108,8 +113,9 @@ def corpus(
         )
     if download:
         os.makedirs(root, exist_ok=True)
+    datasets = _datasets()
     try:
-        found = CORPORA[name](Path(root), splits, download)
+        found = CORPORA[name](datasets, Path(root), splits, download)
     except (RuntimeError, ValueError, OSError) as error:
         raise ConfigError(f"{name} is not complete at {root}: {error}") from None
     found.train, bad = probe_all(found.train)

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from codec import audio
+from codec import assets, audio
 from codec.errors import CodecError, ConfigError
 from codec.evaluate.ogg import packet_bytes
-from codec.evaluate.system import Coded, Program, System, number, resampled, sound_file
+from codec.evaluate.system import Coded, Program, System, number, sound_file
 from codec.metrics.base import Signal
 
 CODEC2_RATE = 8000
@@ -47,9 +47,9 @@ class Resample(System):
 
     def code(self, signal: Signal, rate: int) -> Coded:
         started = time.perf_counter()
-        small = Original().code(resampled(signal, rate, self.rate), self.rate)
+        small = Original().code(audio.resample(signal, rate, self.rate), self.rate)
         middle = time.perf_counter()
-        back = resampled(small.audio, self.rate, rate)[: signal.size]
+        back = audio.resample(small.audio, self.rate, rate)[: signal.size]
         done = time.perf_counter()
         return Coded(back, small.payload_bytes, small.container_bytes, middle - started, done - middle)
 
@@ -122,7 +122,7 @@ class Codec2(Program, System):
     def code(self, signal: Signal, rate: int) -> Coded:
         with tempfile.TemporaryDirectory() as folder:
             source, coded, back = (os.path.join(folder, name) for name in ("in.raw", "a.c2", "out.raw"))
-            small = Original().code(resampled(signal, rate, CODEC2_RATE), CODEC2_RATE).audio
+            small = Original().code(audio.resample(signal, rate, CODEC2_RATE), CODEC2_RATE).audio
             # a last frame of silence, for the program drops what does not fill a frame
             np.pad(small * 32768, (0, 640)).astype("<i2").tofile(source)
             started = time.perf_counter()
@@ -132,7 +132,7 @@ class Codec2(Program, System):
             done = time.perf_counter()
             decoded: Signal = np.fromfile(back, "<i2").astype(np.float32) / np.float32(32768)
             size = os.path.getsize(coded)
-        audible = resampled(decoded, CODEC2_RATE, rate)
+        audible = audio.resample(decoded, CODEC2_RATE, rate)
         share = signal.size / max(
             audible.size, signal.size
         )  # the silence that was added is no part of the clip
@@ -190,8 +190,8 @@ class Encodec(System):
         """Whether the package is here and its weights can be had."""
         try:
             _encodec()
-        except ImportError:
-            return "the package encodec is not installed (pip install encodec)"
+        except ImportError as error:
+            return f"the package encodec cannot be loaded ({error}): {assets.install('encodec')}"
         except OSError as error:
             return (
                 "the weights of encodec cannot be downloaded here "
@@ -206,7 +206,7 @@ class Encodec(System):
 
         model = _encodec()
         model.set_target_bandwidth(self.kbps)
-        small = torch.from_numpy(resampled(signal, rate, model.sample_rate))[None]
+        small = torch.from_numpy(audio.resample(signal, rate, model.sample_rate))[None]
         started = time.perf_counter()
         with torch.no_grad():
             ((codes, scale),) = model.encode(small[None])
@@ -217,7 +217,7 @@ class Encodec(System):
         container = len(compress(model, small, use_lm=False))
         payload = -(-codes.shape[1] * codes.shape[2] * 10 // 8)
         return Coded(
-            resampled(decoded, model.sample_rate, rate)[: signal.size],
+            audio.resample(decoded, model.sample_rate, rate)[: signal.size],
             payload,
             container,
             middle - started,

@@ -99,11 +99,6 @@ def sound_file(signal: Signal, rate: int, subtype: str = "PCM_16") -> bytes:
     return buffer.getvalue()
 
 
-def resampled(signal: Signal, rate: int, wanted: int) -> Signal:
-    """`(N,)` at another rate."""
-    return signal if rate == wanted else audio.to_model(signal[None], rate, wanted, 1)[0][0, 0]
-
-
 def number(spec: str, text: str, low: float, high: float) -> float:
     """The number behind the colon of a system's name.
 

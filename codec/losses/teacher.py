@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec import assets
+from codec.audio import resample
 from codec.errors import CodecError, ConfigError
 
 KINDS = ("hubert", "wavlm", "wav2vec2-bert", "whisper")
@@ -49,10 +50,9 @@ class SpeechFeatures:
         self.kind: str = config.model_type
         self.width: int = config.hidden_size
         self.hop, self.field = _geometry(config, self._extract)
-        self._rate: int = self._extract.sampling_rate
+        self._sample_rate, self._rate = sample_rate, self._extract.sampling_rate
         self.rate = self._rate / self.hop
         self._longest = getattr(self._extract, "n_samples", None) if self.kind == "whisper" else None
-        self._resample = torchaudio.transforms.Resample(sample_rate, self._rate)
 
     def _model_layers(self) -> nn.ModuleList:
         return getattr(self._model, "encoder", self._model).layers
@@ -71,13 +71,12 @@ class SpeechFeatures:
         """
         if self._model.device != audio.device:
             self._model.to(audio.device)
-            self._resample.to(audio.device)
-        mono = self._resample(audio.float().mean(dim=1))
+        mono = resample(audio.float().mean(dim=1).cpu().numpy(), self._sample_rate, self._rate)
         count = (mono.shape[1] - self.field) // self.hop + 1
         if count < 1 or mono.shape[1] > (self._longest or math.inf):
             seconds = mono.shape[1] / self._rate
             raise CodecError(f"the teacher {self.source!r} cannot take crops of {seconds:.3g} s")
-        inputs = self._extract(list(mono.cpu().numpy()), sampling_rate=self._rate, return_tensors="pt")
+        inputs = self._extract(list(mono), sampling_rate=self._rate, return_tensors="pt")
         if self.kind != "wav2vec2-bert":  # whose last frame may be half a one
             inputs.pop("attention_mask", None)  # crops are equally long: it says nothing
         states = self._model(**inputs.to(audio.device), output_hidden_states=True).hidden_states
@@ -164,7 +163,7 @@ def _load(source: str) -> tuple[Any, Any, Any]:
     try:
         import transformers
     except ImportError as error:
-        raise ConfigError("a semantic teacher needs transformers: pip install 'codec[semantic]'") from error
+        raise ConfigError(f"a semantic teacher needs transformers: {assets.install('semantic')}") from error
     folder = Path(source).expanduser()
     if source.startswith(("/", ".", "~")) or source.count("/") > 1:
         if not folder.is_dir():

@@ -9,6 +9,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from codec import assets
+
 Signal = NDArray[np.float32]
 SILENCE = 1e-4  # a signal whose loudest sample lies below -80 dB of full scale holds nothing to compare
 
@@ -48,9 +50,7 @@ class Metric(ABC):
         if not absent:
             return None
         names = " and ".join(absent)
-        return (
-            f"{self.name} needs the package {names}, which is not installed (pip install codec[{self.extra}])"
-        )
+        return f"{self.name} needs {names}, which is not installed: {assets.install(self.extra)}"
 
     @abstractmethod
     def __call__(self, estimate: Signal, reference: Signal, sample_rate: int) -> float:

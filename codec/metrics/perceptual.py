@@ -32,7 +32,7 @@ def pesq(estimate: Signal, reference: Signal, sample_rate: int, mode: Literal["w
     import pesq as package
 
     check(estimate, reference, both=True)
-    estimate, reference = _at(estimate, sample_rate, SPEECH_RATE), _at(reference, sample_rate, SPEECH_RATE)
+    estimate, reference = (audio.resample(x, sample_rate, SPEECH_RATE) for x in (estimate, reference))
     try:
         return float(package.pesq(SPEECH_RATE, reference, estimate, mode))
     except package.NoUtterancesError:
@@ -75,7 +75,7 @@ def visqol(estimate: Signal, reference: Signal, sample_rate: int, mode: Literal[
     """
     check(estimate, reference, both=True)
     rate = SPEECH_RATE if mode == "speech" else AUDIO_RATE
-    estimate, reference = _at(estimate, sample_rate, rate), _at(reference, sample_rate, rate)
+    estimate, reference = (audio.resample(x, sample_rate, rate) for x in (estimate, reference))
     with tempfile.TemporaryDirectory() as folder:
         paths = [os.path.join(folder, f"{name}.wav") for name in ("reference", "estimate")]
         for path, signal in zip(paths, (reference, estimate), strict=True):
@@ -95,7 +95,7 @@ def dnsmos(estimate: Signal, sample_rate: int) -> float:
         Unscorable: the clip is silent.
     """
     check(estimate, estimate)
-    signal = np.clip(_at(estimate, sample_rate, SPEECH_RATE), -1, 1).astype(np.float32)
+    signal = np.clip(audio.resample(estimate, sample_rate, SPEECH_RATE), -1, 1).astype(np.float32)
     length = int(9.01 * SPEECH_RATE)
     signal = np.tile(signal, -(-length // signal.size)) if signal.size < length else signal
     session = _dnsmos()
@@ -127,12 +127,6 @@ def _dnsmos() -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     path = Path(found.origin).parent / "dnsmos_models" / "sig_bak_ovr.onnx"
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _at(signal: Signal, sample_rate: int, wanted: int) -> Signal:
-    if sample_rate == wanted:
-        return signal
-    return audio.to_model(signal[None], sample_rate, wanted, 1)[0][0, 0]
 
 
 class PESQWB(Metric):

@@ -76,7 +76,9 @@ def transcribe(signal: Signal, sample_rate: int, model: str) -> str:
         {"return_timestamps": True} if signal.size > LONGEST * sample_rate and _is_whisper(listen) else {}
     )
     rate = listen.feature_extractor.sampling_rate
-    return str(listen({"raw": _at(signal, sample_rate, rate), "sampling_rate": rate}, **settings)["text"])
+    return str(
+        listen({"raw": audio.resample(signal, sample_rate, rate), "sampling_rate": rate}, **settings)["text"]
+    )
 
 
 def words(text: str) -> list[str]:
@@ -88,7 +90,7 @@ def words(text: str) -> list[str]:
 def _voice(model: str, samples: bytes, sample_rate: int) -> np.ndarray:
     extractor, network = _speaker_network(model)
     rate = extractor.sampling_rate
-    signal = _at(np.frombuffer(samples, np.float32), sample_rate, rate)
+    signal = audio.resample(np.frombuffer(samples, np.float32), sample_rate, rate)
     inputs = extractor(signal, sampling_rate=rate, return_tensors="pt")
     try:
         with torch.inference_mode():
@@ -156,10 +158,6 @@ def _hush() -> None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _at(signal: Signal, sample_rate: int, wanted: int) -> Signal:
-    return signal if sample_rate == wanted else audio.to_model(signal[None], sample_rate, wanted, 1)[0][0, 0]
 
 
 class NetworkMetric(Metric):

@@ -26,7 +26,18 @@ FEW = 8
 # inputs after which the framework's sums may begin anew, depending on the matrix and the machine
 BLOCKS = (1 << 62, 1024, 768, 512, 384, 256, 128, 64)
 
-_HAS_ONEDNN = torch.backends.mkldnn.is_available()
+
+def _packs() -> bool:
+    """Whether this build of torch has oneDNN and its packed products, which are no public interface."""
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(torch.eye(2), 2)
+        product = torch.ops.mkldnn._linear_pointwise.default(torch.eye(2), packed, None, "none", [], "")
+        return torch.equal(product, torch.eye(2))
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False
+
+
+_HAS_ONEDNN = _packs()
 
 _kept: dict[int, tuple[weakref.ref[Tensor], Version, dict[Any, Any]]] = {}
 

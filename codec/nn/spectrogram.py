@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from typing import Literal
 
 import torch
-import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -85,6 +84,22 @@ class STFT(nn.Module):
             return spectrum.reshape(*audio.shape[:-1], *spectrum.shape[-2:])
 
 
+def _slaney_mel(hertz: float) -> float:
+    """Linear below 1 kHz, logarithmic above (Slaney's Auditory Toolbox, 1998)."""
+    return 3 * hertz / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000, 6.4)
+
+
+def _slaney_hertz(mel: Tensor) -> Tensor:
+    return torch.where(mel < 15, 200 * mel / 3, 1000 * 6.4 ** ((mel - 15) / 27))
+
+
+# from hertz to mel and back; HTK's formula is O'Shaughnessy's (Speech Communication, 1987)
+_SCALES = {
+    "slaney": (_slaney_mel, _slaney_hertz),
+    "htk": (lambda hertz: 2595 * math.log10(1 + hertz / 700), lambda mel: 700 * (10 ** (mel / 2595) - 1)),
+}
+
+
 def mel_filters(
     sample_rate: int,
     n_fft: int,
@@ -109,15 +124,12 @@ def mel_filters(
     """
     if scale not in ("slaney", "htk"):
         raise ValueError(f"the mel scale {scale!r} is neither 'slaney' nor 'htk'")
-    with warnings.catch_warnings():
-        # filters narrower than a bin are empty: published settings have some, and they add nothing to a loss
-        warnings.filterwarnings("ignore", message="At least one mel filterbank")
-        return torchaudio.functional.melscale_fbanks(
-            n_fft // 2 + 1,
-            low,
-            sample_rate / 2 if high is None else high,
-            n_mels,
-            sample_rate,
-            norm="slaney" if scale == "slaney" else None,
-            mel_scale=scale,
-        )
+    to_mel, to_hertz = _SCALES[scale]
+    ends = to_mel(low), to_mel(sample_rate / 2 if high is None else high)
+    edges = to_hertz(torch.linspace(*ends, n_mels + 2, dtype=torch.float64))
+    lower, middle, upper = edges[:-2], edges[1:-1], edges[2:]
+    bins = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)[:, None]
+    filters = torch.minimum((bins - lower) / (middle - lower), (upper - bins) / (upper - middle)).clamp_min(0)
+    if scale == "slaney":
+        filters *= 2 / (upper - lower)
+    return filters.float()

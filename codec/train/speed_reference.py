@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,6 +29,7 @@ class EncodecReference:
     """
 
     def __init__(self, audio: Tensor) -> None:
+        import torchaudio
         from encodec import EncodecModel
         from encodec.msstftd import MultiScaleSTFTDiscriminator
 
@@ -124,6 +124,7 @@ class HiFiCodecReference:
     """
 
     def __init__(self, audio: Tensor, checkout: Path | None) -> None:
+        import torchaudio
         from encodec.msstftd import MultiScaleSTFTDiscriminator
 
         parts = _published(checkout)
