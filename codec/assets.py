@@ -2,7 +2,11 @@
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+from codec.errors import ConfigError
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -30,3 +34,19 @@ def install(extra: str) -> str:
 
     parts = (re.fullmatch(r"(.+?)\s*;\s*extra == ['\"](.+)['\"]", line) for line in requires("codec") or ())
     return " ".join(["pip install", *(shlex.quote(part[1]) for part in parts if part and part[2] == extra)])
+
+
+def optional(module: str, extra: str) -> Any:
+    """Imports a module of a package that an extra brings.
+
+    Raises:
+        ConfigError: it is not installed, or does not load.
+    """
+    package = module.partition(".")[0]
+    try:
+        return import_module(module)
+    except (ImportError, OSError) as error:  # OSError: a library that does not fit the installed torch
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            raise ConfigError(f"{package} is not installed: {install(extra)}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{package} is installed and cannot be loaded: {reason}") from error

@@ -46,6 +46,8 @@ def test_this_processor_profits(compiled):
         pytest.skip("the framework fuses multiplications and additions")
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         pytest.skip("only known of AVX2 and AVX-512")
+    if not hasattr(torch.backends.mkldnn, "matmul"):
+        pytest.skip("the oneDNN of older releases, as of torch 2.6, sums in other orders")
     assert all(exact.compiled_block(inputs, outputs) for inputs, outputs in SHAPES)
 
 

@@ -57,12 +57,11 @@ def test_books_filled_up_with_infinity(beam: int) -> None:
 def test_codes_stay_exact_where_matrix_products_may_use_fewer_bits() -> None:
     generator = torch.Generator().manual_seed(0)
     x, books = torch.randn(1, 200, 128, generator=generator), torch.randn(1, 2, 64, 128, generator=generator)
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    torch.set_float32_matmul_precision("medium")
     try:
         codes = plain.rvq_encode(x, books)
     finally:
-        torch.backends.mkldnn.matmul.fp32_precision = before
+        torch.set_float32_matmul_precision("highest")
     assert torch.equal(codes, reference.rvq_encode(x, books))
 
 

@@ -20,6 +20,7 @@ import soundfile
 from conftest import SPEECH
 
 from codec import assets
+from codec.errors import ConfigError
 from codec.native import build
 
 ROOT = Path(__file__).parents[1]
@@ -152,3 +153,14 @@ def test_the_hint_for_an_extra_is_right_in_a_checkout_and_names_no_package_of_an
         )
     assert named <= extras
     assert {"demo", "semantic"} <= named
+
+
+def test_a_package_that_is_absent_or_does_not_fit_is_one_sentence(tmp_path, monkeypatch):
+    with pytest.raises(
+        ConfigError, match=re.escape(f"no_such_thing is not installed: {assets.install('eval')}")
+    ):
+        assets.optional("no_such_thing.part", "eval")
+    (tmp_path / "for_another_torch.py").write_text("raise OSError('could not load this library\\nat length')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"is installed and cannot be loaded: could not load this library$"):
+        assets.optional("for_another_torch", "eval")

@@ -18,7 +18,6 @@ from codec import assets
 from codec.bench.speed import fresh
 from codec.checkpoint import load
 from codec.convert import import_weights
-from codec.errors import ConfigError
 from codec.long import decode_pieces, encode_pieces
 from codec.ops.threads import threads
 
@@ -89,19 +88,13 @@ def compare(lengths: Sequence[float] = (10.0, 60.0), *, rounds: int = 5) -> Iter
         rounds: that count; one before them warms up.
 
     Raises:
-        ConfigError: the package is not installed.
+        ConfigError: the package is not installed or does not load.
     """
-    try:
-        from encodec import EncodecModel
-    except ImportError as error:
-        raise ConfigError(
-            f"the package encodec cannot be loaded ({error}): {assets.install('encodec')}"
-        ) from error
-
+    package = assets.optional("encodec", "encodec")
     with tempfile.TemporaryDirectory() as folder, threads(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package's form of weight norm
         torch.manual_seed(0)
-        model = EncodecModel.encodec_model_24khz(pretrained=False).eval()
+        model = package.EncodecModel.encodec_model_24khz(pretrained=False).eval()
         for layer in model.quantizer.vq.layers:  # empty until training
             layer._codebook.inited.fill_(1)
             layer._codebook.embed.normal_().mul_(0.3)

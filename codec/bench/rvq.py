@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from codec import native, ops, system
+from codec import assets, native, ops, system
 from codec.errors import ConfigError
 from codec.ops import plain, reference
 
@@ -173,10 +173,10 @@ def _compiled(x: Tensor, books: Tensor, shape: Shape) -> Search:
 def _encodec(x: Tensor, books: Tensor, shape: Shape) -> Search:
     _greedy(shape)
     try:
-        from encodec.quantization.core_vq import ResidualVectorQuantization
-    except ImportError as error:
-        raise Missing("encodec is not installed") from error
-    quantizer = ResidualVectorQuantization(
+        package = assets.optional("encodec.quantization.core_vq", "encodec")
+    except ConfigError as error:
+        raise Missing(str(error)) from error
+    quantizer = package.ResidualVectorQuantization(
         num_quantizers=shape.stages, dim=shape.dim, codebook_size=shape.size, kmeans_init=False
     )
     quantizer.eval().to(x.device)

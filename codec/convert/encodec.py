@@ -10,7 +10,7 @@ from torch import Tensor
 
 from codec import assets
 from codec.convert.tensors import Source, layer, load
-from codec.errors import CheckpointError, ConfigError
+from codec.errors import CheckpointError
 
 RATIOS = (8, 5, 4, 2)
 # books of each published bandwidth: 10 bits a book, 75 frames a second at 24 kHz and 150 at 48 kHz
@@ -89,14 +89,9 @@ def convert(state: dict[str, Tensor], name: str) -> tuple[dict[str, Any], dict[s
 
 
 def _download(name: str) -> dict[str, Tensor]:
+    encodec = assets.optional("encodec", "encodec")
     try:
-        from encodec import EncodecModel
-    except ImportError as error:
-        raise ConfigError(
-            f"the package encodec cannot be loaded ({error}): {assets.install('encodec')}"
-        ) from error
-    try:
-        model = getattr(EncodecModel, f"encodec_model_{name}")(pretrained=True)
+        model = getattr(encodec.EncodecModel, f"encodec_model_{name}")(pretrained=True)
     except OSError as error:
         raise CheckpointError(
             f"the encodec package could not download its {name} model ({error}): give the path of a checkpoint"

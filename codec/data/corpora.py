@@ -13,17 +13,6 @@ from codec.errors import ConfigError
 _SPLITS = ("train-clean-100", "train-clean-360", "train-other-500")
 
 
-def _datasets() -> Any:
-    try:
-        from torchaudio import datasets
-    except (ImportError, OSError) as error:
-        raise ConfigError(
-            f"corpora by name need torchaudio, which cannot be loaded ({error}): {assets.install('corpora')}; "
-            "data.root=FOLDER without a name needs none"
-        ) from error
-    return datasets
-
-
 def _libri(datasets: Any, name: str, root: Path, splits: Sequence[str] | None, download: bool) -> Found:
     """LibriSpeech and LibriTTS: <root>/<name>/<split>/<speaker>/<chapter>/*; dev-clean validates."""
     dataset = {"LibriSpeech": datasets.LIBRISPEECH, "LibriTTS": datasets.LIBRITTS}[name]
@@ -113,7 +102,7 @@ def corpus(
         )
     if download:
         os.makedirs(root, exist_ok=True)
-    datasets = _datasets()
+    datasets = assets.optional("torchaudio.datasets", "corpora")
     try:
         found = CORPORA[name](datasets, Path(root), splits, download)
     except (RuntimeError, ValueError, OSError) as error:

@@ -190,8 +190,8 @@ class Encodec(System):
         """Whether the package is here and its weights can be had."""
         try:
             _encodec()
-        except ImportError as error:
-            return f"the package encodec cannot be loaded ({error}): {assets.install('encodec')}"
+        except ConfigError as error:
+            return str(error)
         except OSError as error:
             return (
                 "the weights of encodec cannot be downloaded here "
@@ -229,11 +229,10 @@ class Encodec(System):
 
 @cache
 def _encodec() -> Any:
-    from encodec import EncodecModel
-
+    package = assets.optional("encodec", "encodec")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # its weight norm is the old one
-        return EncodecModel.encodec_model_24khz().eval()
+        return package.EncodecModel.encodec_model_24khz().eval()
 
 
 def _read(path: str, rate: int) -> Signal:

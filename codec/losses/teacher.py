@@ -160,10 +160,7 @@ class SemanticTeacher(nn.Module):
 
 def _load(source: str) -> tuple[Any, Any, Any]:
     """Configuration, feature extractor and model in evaluation mode."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ConfigError(f"a semantic teacher needs transformers: {assets.install('semantic')}") from error
+    transformers = assets.optional("transformers", "semantic")
     folder = Path(source).expanduser()
     if source.startswith(("/", ".", "~")) or source.count("/") > 1:
         if not folder.is_dir():

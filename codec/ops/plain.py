@@ -121,9 +121,8 @@ def _distances(residual: Tensor, book: Tensor, row: Tensor, chosen: Tensor) -> T
 def _full_precision(device: torch.device) -> bool:
     """Whether float32 matrix products are float32, or have been allowed to be less."""
     backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
-    if not hasattr(
-        getattr(backend, "matmul", None), "fp32_precision"
-    ):  # before torch 2.9: one setting for all devices
+    # in older releases there is one setting for all devices
+    if not hasattr(getattr(backend, "matmul", None), "fp32_precision"):
         return torch.get_float32_matmul_precision() == "highest"
     return backend.matmul.fp32_precision in ("none", "ieee")
 

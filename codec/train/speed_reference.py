@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec import assets
 from codec.errors import ConfigError
 
 Output = tuple[list[Tensor], list[list[Tensor]]]
@@ -29,15 +30,15 @@ class EncodecReference:
     """
 
     def __init__(self, audio: Tensor) -> None:
-        import torchaudio
-        from encodec import EncodecModel
-        from encodec.msstftd import MultiScaleSTFTDiscriminator
+        encodec = assets.optional("encodec", "encodec")
+        msstftd = assets.optional("encodec.msstftd", "encodec")
+        torchaudio = assets.optional("torchaudio", "encodec")
 
         self.audio = audio
-        self.codec = EncodecModel.encodec_model_24khz(pretrained=False).train()
+        self.codec = encodec.EncodecModel.encodec_model_24khz(pretrained=False).train()
         windows = [2048, 1024, 512, 256, 128]
         hops = [window // 4 for window in windows]
-        self.discriminator = MultiScaleSTFTDiscriminator(
+        self.discriminator = msstftd.MultiScaleSTFTDiscriminator(
             filters=32, n_ffts=windows, hop_lengths=hops, win_lengths=windows
         )
         self.mels = nn.ModuleList(
@@ -124,8 +125,8 @@ class HiFiCodecReference:
     """
 
     def __init__(self, audio: Tensor, checkout: Path | None) -> None:
-        import torchaudio
-        from encodec.msstftd import MultiScaleSTFTDiscriminator
+        msstftd = assets.optional("encodec.msstftd", "encodec")
+        torchaudio = assets.optional("torchaudio", "encodec")
 
         parts = _published(checkout)
         settings = SimpleNamespace(
@@ -144,7 +145,7 @@ class HiFiCodecReference:
         self.encoder, self.decoder = parts.Encoder(settings), parts.Generator(settings)
         self.quantizer = parts.Quantizer(settings)
         self.mpd, self.msd = parts.MultiPeriodDiscriminator(), parts.MultiScaleDiscriminator()
-        self.stft = MultiScaleSTFTDiscriminator(filters=32)
+        self.stft = msstftd.MultiScaleSTFTDiscriminator(filters=32)
         self.mels = nn.ModuleList(
             torchaudio.transforms.MelSpectrogram(
                 24000, n_fft=window, hop_length=hop, n_mels=80, power=1, norm="slaney", mel_scale="slaney"
