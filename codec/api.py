@@ -16,6 +16,7 @@ from torch import Tensor
 
 from codec import assets, audio, checkpoint
 from codec.bitstream import Header, TokWriter
+from codec.build import Allow
 from codec.errors import AudioError, CheckpointError, ConfigError
 from codec.headers import legal, make_header
 from codec.long import decode_pieces, encode_pieces
@@ -76,17 +77,19 @@ class Decoded:
         return self.num_samples / self.header.sample_rate
 
 
-def load(name_or_path: str | os.PathLike[str] = "default") -> Codec:
+def load(name_or_path: str | os.PathLike[str] = "default", *, allow: Allow = ()) -> Codec:
     """A codec ready for use, in evaluation mode on the CPU; `codec.metadata` says where its weights come from.
 
     Args:
         name_or_path: `default` or another model that comes with the package, or the path of a `.safetensors` file.
+        allow: import paths, modules or packages of parts from outside this package that the file may name; nothing
+            else is imported.
 
     Raises:
         CheckpointError: no such model, or not a whole and fitting weights file.
-        ConfigError: the file describes parts that do not exist here.
+        ConfigError: the file describes parts that do not exist here or are not allowed.
     """
-    codec, metadata = checkpoint.load(find(name_or_path))
+    codec, metadata = checkpoint.load(find(name_or_path), allow=allow)
     codec.metadata = metadata
     return codec
 

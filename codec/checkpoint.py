@@ -15,11 +15,10 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from codec.build import build, spelled_out
+from codec import legacy
+from codec.build import Allow, build, spelled_out
 from codec.errors import CheckpointError
 from codec.models.codec import Codec
-from codec.quantizers.codebook.book import Book
-from codec.quantizers.scalar import Scalar
 from codec.system import atomic_write
 
 VERSION = 1
@@ -64,11 +63,13 @@ def save(
     return fingerprint
 
 
-def load(path: str | os.PathLike[str]) -> tuple[Codec, dict[str, Any]]:
+def load(path: str | os.PathLike[str], *, allow: Allow = ()) -> tuple[Codec, dict[str, Any]]:
     """Read a codec back, in evaluation mode on the CPU, in 32 bits, weight norm folded.
 
     Args:
         path: a file that `save` wrote.
+        allow: import paths, modules or packages of parts from outside this package that the file may name; nothing
+            else is imported (see `codec.build.resolve`).
 
     Returns:
         The codec, and its metadata: what was given to `save`, with `config`, `fingerprint`, `format_version`.
@@ -76,15 +77,13 @@ def load(path: str | os.PathLike[str]) -> tuple[Codec, dict[str, Any]]:
     Raises:
         CheckpointError: no such file, not safetensors (pickles are never opened), damaged, of a newer version
             of the format, or its tensors are not exactly those of its configuration.
-        ConfigError: the configuration names parts that do not exist here.
+        ConfigError: the configuration names parts that do not exist here or are not allowed.
     """
     path = Path(path)
     metadata, tensors = _read(path, with_tensors=True)
-    if _fingerprint(_canonical(metadata["config"]), tensors) != metadata["fingerprint"]:
-        raise CheckpointError(f"{path} is damaged: its weights do not have the fingerprint it states")
     # weights made in inference mode do not tell when they change, so nothing made of them could be kept
     with torch.inference_mode(False):
-        codec = fold(build(metadata["config"]))
+        codec = fold(build(metadata["config"], allow=allow))
         _fit(codec, tensors, path)
     return codec.eval(), metadata
 
@@ -93,7 +92,7 @@ def fill(codec: Codec, path: str | os.PathLike[str], config: Mapping[str, Any]) 
     """Give a codec that is to train the weights of a file, its codebooks included.
 
     Args:
-        codec: as `build` made it; weight norm, and how its books learn, may be other than when the file was written.
+        codec: as `build` made it; weight norm, and the update of its codebooks, may be other than in the file.
         path: a file that `save` wrote.
         config: what `build` made the codec from.
 
@@ -104,8 +103,11 @@ def fill(codec: Codec, path: str | os.PathLike[str], config: Mapping[str, Any]) 
         CheckpointError: as `load`; the weights are not finite; or the file's codec is another one: other settings
             of the model, other tensors, or with them `codec` does not choose the same codes.
     """
-    source, metadata = load(path)
-    theirs, ours = (_settings(one["model"]) for one in (metadata["config"], config))
+    # the file may name what this run's configuration names itself
+    parts = (config["quantizer"], config["model"]["encoder"], config["model"]["decoder"])
+    allow = [str(part["name"]) for part in parts]
+    source, metadata = load(path, allow=allow)
+    theirs, ours = (_settings(one["model"], allow) for one in (metadata["config"], config))
     if unlike := sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key)):
         told = (
             f"{key} ({theirs.get(key, 'not set')} there, {ours.get(key, 'not set')} here)" for key in unlike
@@ -114,9 +116,10 @@ def fill(codec: Codec, path: str | os.PathLike[str], config: Mapping[str, Any]) 
     tensors, own = source.state_dict(), _folded(codec)
     if not all(value.isfinite().all() for value in tensors.values() if value.is_floating_point()):
         raise CheckpointError(f"{path} holds weights that are not finite")
-    # what only a book that learns has, of books that the file has
-    books = [name for name, part in codec.named_modules() if isinstance(part, Book)]
-    held = [f"{book}." for book in books if any(name.startswith(f"{book}.") for name in tensors)]
+    # what only a codebook in training has, of codebooks that the file has
+    codebooks = set(codec.quantizer.codebooks())
+    places = [f"{name}." for name, part in codec.named_modules() if part in codebooks]
+    held = [place for place in places if any(name.startswith(place) for name in tensors)]
     kept = {name for name in own if name.startswith(tuple(held))} - tensors.keys()
     shapes = [{name: value.shape for name, value in state.items()} for state in (own, tensors)]
     other = {
@@ -133,9 +136,7 @@ def fill(codec: Codec, path: str | os.PathLike[str], config: Mapping[str, Any]) 
         for name, value in codec.state_dict().items():
             if name in tensors:
                 value.copy_(tensors[name])
-    for part in codec.quantizer.modules():
-        if isinstance(part, Book | Scalar):
-            part.adopt()
+    codec.quantizer.mark_initialised()
     if not _choose_the_same(source, codec):
         raise CheckpointError(
             f"{path} holds another codec than this one: the quantizer is {metadata['config']['quantizer']} there and "
@@ -144,11 +145,13 @@ def fill(codec: Codec, path: str | os.PathLike[str], config: Mapping[str, Any]) 
     return metadata
 
 
-def _settings(model: Mapping[str, Any]) -> dict[str, str]:
+def _settings(model: Mapping[str, Any], allow: Allow) -> dict[str, str]:
     """All settings of a model by their full names, as text, defaults included."""
     found = {f"model.{key}": value for key, value in model.items() if key not in ("encoder", "decoder")}
     for half in ("encoder", "decoder"):
-        found |= {f"model.{half}.{key}": value for key, value in spelled_out(half, model[half]).items()}
+        found |= {
+            f"model.{half}.{key}": value for key, value in spelled_out(half, model[half], allow).items()
+        }
     # the channels of the audio stand in the model
     given = {"model.channels": 1} | found
     for half in ("encoder", "decoder"):
@@ -177,7 +180,7 @@ def _choose_the_same(one: Codec, two: Codec) -> bool:
     was = two.training
     codes = [codec.eval().quantizer.encode(latents) for codec in (one, two)]
     two.train(was)
-    # books under learned maps may be a rounding apart
+    # codebooks under learned maps may be a rounding apart
     return float((codes[0] == codes[1]).float().mean()) > 0.99
 
 
@@ -274,12 +277,16 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, 
             raise CheckpointError(
                 f"{path} has format version {version}, this codec reads up to {VERSION}: update it"
             )
-        metadata = json.loads(text["metadata"]) | {"config": json.loads(text["config"])}
-        return metadata | {"format_version": version, "fingerprint": text["fingerprint"]}, tensors
+        metadata = json.loads(text["metadata"]) | {"config": legacy.config(json.loads(text["config"]))}
+        metadata |= {"format_version": version, "fingerprint": text["fingerprint"]}
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} has a damaged description: {error}") from error
+    # of the configuration and the tensors as they stand in the file, under the names that it was written with
+    if with_tensors and _fingerprint(text["config"], tensors) != metadata["fingerprint"]:
+        raise CheckpointError(f"{path} is damaged: its weights do not have the fingerprint it states")
+    return metadata, legacy.tensors(tensors)
 
 
 def _fit(codec: Codec, tensors: Mapping[str, Tensor], path: Path) -> None:

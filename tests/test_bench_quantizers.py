@@ -12,11 +12,10 @@ from typer.testing import CliRunner
 from codec.bench import quantizers as doctor
 from codec.bench import quantizers_report as report
 from codec.bench.vectors import bound_db, gaussian, latents
-from codec.build import make
+from codec.build import PARTS, make
 from codec.cli import app
 from codec.data import sources
 from codec.errors import ConfigError
-from codec.quantizers import QUANTIZERS
 
 
 def test_bound_of_white_and_of_coloured_vectors() -> None:
@@ -77,7 +76,7 @@ def test_the_verb_writes_both_files(tmp_path: Path) -> None:
 
 
 def test_every_registered_quantizer_is_an_entry() -> None:
-    assert {entry["name"] for entry in doctor.ENTRIES.values()} == set(QUANTIZERS)
+    assert {entry["name"] for entry in doctor.ENTRIES.values()} == set(PARTS["quantizer"])
     assert doctor.choose(None) == list(doctor.ENTRIES)
     for dim in (16, 64):
         made = {name: make("quantizer", doctor.settings(name, dim), dim=dim) for name in doctor.ENTRIES}

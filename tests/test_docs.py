@@ -7,22 +7,22 @@ import re
 from pathlib import Path
 
 from codec.bench.quantizers import ENTRIES
-from codec.quantizers import QUANTIZERS
-from codec.quantizers.codebook import OPTIONS, STARTS
+from codec.build import PARTS
+from codec.quantizers.codebook import INITS, OPTIONS
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_every_quantizer_and_every_option_has_a_row() -> None:
     page = (DOCS / "quantizers.md").read_text()
-    for name in QUANTIZERS:
+    for name in PARTS["quantizer"]:
         assert re.search(rf"^\| `{name}` \| [^|]+ \| [^|]+ \| [^|]+ \|$", page, re.MULTILINE), name
     choice, found = "", []
     for first, option in re.findall(r"^\| (`\w+`)? ?\| `(\w+)` \|", page, re.MULTILINE):
         choice = first.strip("`") or choice
         found.append((choice, option))
     options = [(name, option) for name, many in OPTIONS.items() for option in many]
-    assert sorted(found) == sorted([*options, *(("start", name) for name in STARTS)])
+    assert sorted(found) == sorted([*options, *(("init", name) for name in INITS)])
 
 
 def test_the_table_is_that_of_the_file() -> None:

@@ -30,8 +30,8 @@ def codec(tmp_path_factory):
     """EnCodec's shape at 48 kHz, very narrow, with random weights."""
     torch.manual_seed(4)
     codec = build(CONFIG)
-    for part in codec.quantizer.books:
-        part.write(torch.randn(1024, 16))
+    for codebook in codec.quantizer.codebooks():
+        codebook.load_table(torch.randn(1024, 16))
     path = tmp_path_factory.mktemp("segments") / "tiny.safetensors"
     checkpoint.save(codec.eval(), path, CONFIG)
     return load(path)

@@ -37,8 +37,8 @@ MODEL = {
         "num_codebooks": 5,
         "codebook_size": 8,
         "masked": 3,
-        "start": "random",
-        "learn": "frozen",
+        "init": "random",
+        "update": "frozen",
     },
 }
 

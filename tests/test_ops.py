@@ -90,7 +90,7 @@ def test_no_choice_is_worse_than_the_nearest_for_latents_of_the_default_model(le
     samples = torch.from_numpy(audio.to_model(sound, rate, model.sample_rate, model.channels)[0])
     with torch.inference_mode():
         x = model.encoder(samples[..., : samples.shape[-1] // model.hop * model.hop])[0].t().contiguous()
-        books = model.quantizer._stack(len(model.quantizer.codebook_sizes)).books[0]
+        books = model.quantizer._stack(len(model.quantizer.codebook_sizes)).codebooks[0]
         assert len(x) > 400
         assert bench.mistakes(x, books, compiled(level, x, books)) == 0
 

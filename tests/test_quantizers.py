@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from codec.build import PARTS, resolve
 from codec.build import make as build_part
 from codec.errors import ConfigError
-from codec.quantizers import LOSS_WEIGHTS, QUANTIZERS, RVQ, Quantizer
+from codec.quantizers import GRVQ, LOSS_WEIGHTS, RVQ, VQ, Quantizer
 from codec.quantizers.codebook import OPTIONS
 
 D = 12
@@ -23,7 +24,7 @@ SMALL = {
     "grvq uneven": {"groups": 5, "stages": 2, "codebook_size": 16},
     "mcrvq": {"num_codebooks": 5, "codebook_size": 16},
     "product": {"num_codebooks": 3, "codebook_size": 16},
-    "split_rvq": {"num_codebooks": 4, "codebook_size": 16, "semantic_books": 2, "width": 8},
+    "split_rvq": {"num_codebooks": 4, "codebook_size": 16, "semantic_codebooks": 2, "width": 8},
     "split_rvq serial": {"num_codebooks": 3, "codebook_size": 16, "parallel": False},
     "vaevq": {"num_codebooks": 2, "codebook_size": 16},
     "fsq": {"num_codebooks": 3},
@@ -38,13 +39,13 @@ SMALL = {
     "pvq": {"num_codebooks": 3},
     "turboquant": {},
 }
-COMBINED = ("table", "assign", "learn", "revive", "bridge")
+COMBINED = ("table", "assignment", "update", "replace_dead", "gradient_estimator")
 
 
 def make(label: str, **more: object) -> Quantizer:
     if label == "vq":
         more.pop("dropout", None)
-    return QUANTIZERS[label.split()[0]](D, **SMALL[label], **more)  # type: ignore[call-arg]
+    return resolve("quantizer", label.split()[0])(D, **SMALL[label], **more)  # type: ignore[call-arg]
 
 
 def combinations() -> list[dict[str, str]]:
@@ -119,11 +120,11 @@ def test_first_is_what_the_first_books_give_alone(label: str) -> None:
     quantizer, z = make(label), latents()
     step(quantizer, z)
     out = quantizer.eval()(z)
-    first = getattr(getattr(quantizer, "inner", quantizer), "first", quantizer.prefixes[-1])
+    first = getattr(getattr(quantizer, "inner", quantizer), "num_first", quantizer.prefixes[-1])
     assert first == {"rvq": 1, "grvq": 2, "mcrvq": 3, "product": 3, "split_rvq": 2}.get(label, first)
-    assert torch.equal(out.first, quantizer.decode(out.codes[:, :first]))
+    assert torch.equal(out.first_stage, quantizer.decode(out.codes[:, :first]))
     z = z.requires_grad_()
-    quantizer.train()(z).first.square().mean().backward()
+    quantizer.train()(z).first_stage.square().mean().backward()
     assert z.grad is not None
     assert z.grad.abs().sum() > 0
 
@@ -137,7 +138,7 @@ def test_first_takes_part_in_no_dropout(label: str) -> None:
     whole = twin(z, num_codebooks=twin.prefixes[-1])
     dropped = quantizer(z)
     assert (dropped.codes < 0).any()
-    torch.testing.assert_close(dropped.first, whole.first)
+    torch.testing.assert_close(dropped.first_stage, whole.first_stage)
 
 
 def check_state(quantizer: Quantizer, twin: Quantizer, z: Tensor) -> None:
@@ -162,7 +163,7 @@ def check_state(quantizer: Quantizer, twin: Quantizer, z: Tensor) -> None:
 @pytest.mark.parametrize("label", SMALL)
 def test_contract(label: str) -> None:
     quantizer, z = make(label, dropout=0.5), latents()
-    assert set(SMALL) >= set(QUANTIZERS)
+    assert set(SMALL) >= set(PARTS["quantizer"])
     assert set(quantizer(z).losses) <= set(LOSS_WEIGHTS)
     for _ in range(2):
         grad = step(quantizer, z)
@@ -193,10 +194,10 @@ def test_contract_of_every_combination() -> None:
 
 def test_contract_of_every_regulariser() -> None:
     z = latents(2, 10)
-    for table, name in itertools.product(OPTIONS["table"], OPTIONS["regularise"]):
+    for table, name in itertools.product(OPTIONS["table"], OPTIONS["regularisers"]):
         if table == "grid":
             continue  # it takes its levels from residual FSQ
-        choices = {"table": table, "learn": "gradient", "regularise": [name]}
+        choices = {"table": table, "update": "gradient", "regularisers": [name]}
         quantizer = RVQ(D, 2, 16, **choices)  # type: ignore[arg-type]
         assert name in quantizer(z).losses
         grad = step(quantizer, z)
@@ -244,7 +245,7 @@ def test_straight_through_is_the_identity() -> None:
 
 
 def test_rotation_turns_the_gradient_as_it_turns_the_vector() -> None:
-    quantizer, z = make("vq", bridge="rotation").eval(), latents().requires_grad_()
+    quantizer, z = make("vq", gradient_estimator="rotation").eval(), latents().requires_grad_()
     out = quantizer(z).quantized
     # the map is linear with q = scale * R z, so the gradient of u.q is scale * R^T u: for u = q it is |q|^2 z / |z|^2
     (out * out.detach()).sum().backward()
@@ -254,8 +255,8 @@ def test_rotation_turns_the_gradient_as_it_turns_the_vector() -> None:
 
 
 def test_only_the_first_stage_commits_as_in_the_release_of_hificodec() -> None:
-    settings = {"learn": "gradient", "revive": "none", "start": "random"}
-    faithful = QUANTIZERS["grvq"](D, 2, 2, 16, detach_stages=True, **settings)  # type: ignore[call-arg, arg-type]
+    settings = {"update": "gradient", "replace_dead": "none", "init": "random"}
+    faithful = GRVQ(D, 2, 2, 16, detach_stages=True, **settings)  # type: ignore[call-arg, arg-type]
     z = latents().requires_grad_()
     out = faithful(z)
     out.losses["commit"].backward()
@@ -296,7 +297,7 @@ def test_quantizer_dropout_draws_prefixes() -> None:
 
 
 def test_dropped_books_do_not_change_what_is_kept() -> None:
-    quantizer = RVQ(D, 4, 16, dropout=0.7, revive="none", decay=1.0)
+    quantizer = RVQ(D, 4, 16, dropout=0.7, replace_dead="none", decay=1.0)
     z = latents(8)
     quantizer(z)
     books = [t.clone() for t in quantizer.state_dict().values()]
@@ -325,9 +326,9 @@ def test_codes_do_not_depend_on_the_batch() -> None:
 
 
 def test_ema_is_the_running_mean() -> None:
-    quantizer = QUANTIZERS["vq"](2, 2, revive="none", start="random", decay=0.9)  # type: ignore[call-arg, arg-type]
-    book = quantizer.books[0]  # type: ignore[index, union-attr]
-    book.write(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
+    quantizer = VQ(2, 2, replace_dead="none", init="random", decay=0.9)  # type: ignore[call-arg, arg-type]
+    book = quantizer.codebook(0)  # type: ignore[index, union-attr]
+    book.load_table(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
     z = torch.tensor([[[-2.0, -3.0, 4.0], [1.0, 1.0, 0.0]]])
     quantizer(z)
     # counts 1 -> 0.9 + 0.1 * (2, 1); sums (-1, 0) -> 0.9 * (-1, 0) + 0.1 * (-5, 2), and so on
@@ -344,7 +345,7 @@ def test_a_small_first_batch_leaves_residuals_to_learn_from() -> None:
         z = (mix @ torch.randn(D, 64)).view(1, D, 64)
         out = quantizer(z)
         errors.append(((out.quantized - z).square().sum() / z.square().sum()).item())
-    starts = [quantizer.book(k).table.weight.std().item() for k in range(4)]
+    starts = [quantizer.codebook(k).table.weight.std().item() for k in range(4)]
     assert starts[3] > 0.2 * starts[0]
     assert errors[0] > 0.03  # not by heart
     quantizer.eval()
@@ -353,30 +354,30 @@ def test_a_small_first_batch_leaves_residuals_to_learn_from() -> None:
 
 
 def test_the_first_steps_count_as_a_plain_mean() -> None:
-    quantizer = QUANTIZERS["vq"](1, 2, revive="none")  # type: ignore[call-arg, arg-type]
+    quantizer = VQ(1, 2, replace_dead="none")  # type: ignore[call-arg, arg-type]
     values = []
     for _ in range(30):
         z = torch.cat([torch.randn(1, 1, 50) - 20, torch.randn(1, 1, 50) + 20], 2)
         values.append(z.flatten())
         quantizer(z)
-    book = quantizer.books[0]  # type: ignore[index, union-attr]
+    book = quantizer.codebook(0)  # type: ignore[index, union-attr]
     low = torch.cat([v[v < 0] for v in values]).mean()
     assert (book.table.weight.min() - low).abs() < 0.5  # a decay of 0.99 alone would still be near the start
 
 
 def test_a_revived_code_stays() -> None:
-    quantizer = QUANTIZERS["vq"](D, 8, revive={"name": "threshold", "every": 1})  # type: ignore[call-arg, arg-type]
+    quantizer = VQ(D, 8, replace_dead={"name": "threshold", "every": 1})  # type: ignore[call-arg, arg-type]
     z = latents()
     quantizer(z)
-    book = quantizer.books[0]  # type: ignore[index, union-attr]
+    book = quantizer.codebook(0)  # type: ignore[index, union-attr]
     book.table.weight[3] = 100.0
     book.counts[3] = 0.0
-    book.learn.sums[3] = 0.0
+    book.update_rule.sums[3] = 0.0
     quantizer(z)
     placed = book.table.weight[3].clone()
     vectors = z.transpose(1, 2).reshape(-1, D)
     assert (vectors - placed).norm(dim=1).min() < 1e-6
-    assert torch.allclose(book.learn.sums[3] / book.counts[3], placed, atol=1e-6)
+    assert torch.allclose(book.update_rule.sums[3] / book.counts[3], placed, atol=1e-6)
     for _ in range(10):
         quantizer(z)
     assert (quantizer(z).codes == 3).any()
@@ -387,10 +388,10 @@ def test_synchronised_learning_moves_the_codes_by_the_decoder() -> None:
     grads = {}
     for nu in (0.0, 0.2):
         torch.manual_seed(0)
-        quantizer = RVQ(D, 1, 16, learn={"name": "sync", "nu": nu}, revive="none", start="random")
+        quantizer = RVQ(D, 1, 16, update={"name": "sync", "nu": nu}, replace_dead="none", init="random")
         out = quantizer(latents().requires_grad_())
         out.quantized.sum().backward()
-        grad = quantizer.book(0).table.weight.grad
+        grad = quantizer.codebook(0).table.weight.grad
         grads[nu] = torch.zeros(16, D) if grad is None else grad
     assert grads[0.0].abs().sum() == 0
     used = torch.bincount(out.codes.flatten(), minlength=16).float()
@@ -398,8 +399,7 @@ def test_synchronised_learning_moves_the_codes_by_the_decoder() -> None:
 
 
 def test_softmax_over_all_codes_has_the_gradient_of_the_plain_formula() -> None:
-    from codec.quantizers.codebook.assign import scores
-    from codec.quantizers.codebook.soft import SoftmaxAll
+    from codec.quantizers.codebook.assignment import SoftmaxAll, scores
 
     x, codes = torch.randn(9, 4, requires_grad=True), torch.randn(6, 4, requires_grad=True)
     weight = torch.randn(9, 4)
@@ -415,8 +415,7 @@ def test_softmax_over_all_codes_has_the_gradient_of_the_plain_formula() -> None:
 
 
 def test_sinkhorn_uses_codes_evenly() -> None:
-    from codec.quantizers.codebook.assign import nearest
-    from codec.quantizers.codebook.sinkhorn import Sinkhorn
+    from codec.quantizers.codebook.assignment import Sinkhorn, nearest
 
     x, codes = torch.randn(640, 4), torch.randn(64, 4) * 0.1 + 1
     even = torch.bincount(Sinkhorn()(x, codes)[0], minlength=64)
@@ -429,7 +428,7 @@ def test_regularisers_pull_where_they_should() -> None:
     for name in ("orthogonal", "entropy", "wasserstein"):
         torch.manual_seed(0)
         spec = {"name": name, "temperature": 0.5} if name == "entropy" else name
-        quantizer = QUANTIZERS["vq"](4, 8, learn="gradient", revive="none", regularise=[spec], start="random")  # type: ignore
+        quantizer = VQ(4, 8, update="gradient", replace_dead="none", regularisers=[spec], init="random")  # type: ignore
         z = torch.randn(2, 4, 50)
         optimiser = torch.optim.Adam(quantizer.parameters(), 0.05)
         values = []
@@ -445,10 +444,10 @@ def test_regularisers_pull_where_they_should() -> None:
 def test_books_of_any_origin_can_be_set() -> None:
     quantizer = RVQ(D, 2, 16).eval()
     books = torch.randn(2, 16, D)
-    quantizer.write(books)
+    quantizer.load_tables(books)
     assert torch.equal(quantizer.decode(torch.tensor([[[3], [5]]]))[0, :, 0], books[0, 3] + books[1, 5])
     with pytest.raises(ConfigError, match="3 codebooks"):
-        quantizer.write(torch.randn(3, 16, D))
+        quantizer.load_tables(torch.randn(3, 16, D))
 
 
 def test_every_configuration_builds() -> None:
@@ -459,7 +458,7 @@ def test_every_configuration_builds() -> None:
 
     folder = Path(__file__).parent.parent / "conf" / "quantizer"
     names = sorted(path.stem for path in folder.glob("*.yaml"))
-    assert set(names) >= set(QUANTIZERS)
+    assert set(names) >= set(PARTS["quantizer"])
     with initialize_config_dir(str(folder), version_base=None):
         for name in names:
             config = OmegaConf.to_container(compose(name))
@@ -497,7 +496,7 @@ def test_a_frame_is_the_same_bits_alone_as_in_company(config: dict) -> None:
 
 
 def test_books_too_large_for_the_operator_are_searched_exactly() -> None:
-    from codec.quantizers.codebook import assign
+    from codec.quantizers.codebook import assignment
 
     codes = torch.randn(150_000, 4)
     codes[140_000] = codes[7]  # equals: the lowest wins
@@ -506,9 +505,9 @@ def test_books_too_large_for_the_operator_are_searched_exactly() -> None:
     expected = distances.argmin(1)
     assert expected[50] == 7
     assert (expected[:50] >= 65_536).any()
-    found = assign.nearest(x, codes)
+    found = assignment.nearest(x, codes)
     assert torch.equal(found, expected)
-    assert torch.equal(torch.cat([assign.nearest(row, codes) for row in x.split(1)]), found)
+    assert torch.equal(torch.cat([assignment.nearest(row, codes) for row in x.split(1)]), found)
 
 
 @pytest.mark.parametrize("label", ["rvq", "rvq shared", "grvq", "mcrvq", "product"])
@@ -540,7 +539,7 @@ def test_codes_of_simvq_begin_where_random_codes_serve_best() -> None:
     scale = torch.tensor([3.0] * 4 + [0.1] * 8)
     z = scale[:, None] * torch.randn(4, D, 500)
     out = quantizer.train()(z)
-    codes = quantizer.book(0).tables()[0]  # type: ignore[operator]
+    codes = quantizer.codebook(0).tables()[0]  # type: ignore[operator]
     # 11 bits in four channels: an error of 2^(-5.5) of their variance; nothing for the soft ones
     expected = torch.tensor([9 * (1 - 2**-5.5)] * 4 + [0.0] * 8)
     torch.testing.assert_close(codes.var(0), expected, rtol=0.15, atol=0.01)

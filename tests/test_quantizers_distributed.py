@@ -14,9 +14,9 @@ from codec.quantizers import FSQ, PVQ, QLAE, RVQ, VQ, Lattice, Quantizer, Residu
 
 D, STEPS = 8, 12
 QUANTIZERS = {
-    "ema": lambda: RVQ(D, 3, 32, dropout=0.7, revive={"name": "threshold", "ratio": 0.3, "every": 2}),
-    "cvq": lambda: RVQ(D, 2, 32, revive="cvq"),
-    "sinkhorn": lambda: RVQ(D, 2, 32, assign="sinkhorn", dropout=0.5),
+    "ema": lambda: RVQ(D, 3, 32, dropout=0.7, replace_dead={"name": "threshold", "ratio": 0.3, "every": 2}),
+    "cvq": lambda: RVQ(D, 2, 32, replace_dead="cvq"),
+    "sinkhorn": lambda: RVQ(D, 2, 32, assignment="sinkhorn", dropout=0.5),
     "shared": lambda: RVQ(D, 3, 32, shared=True, dropout=0.5),
     "factorized": lambda: RVQ(D, 2, 32, table={"name": "factorized", "width": 4}),
     "pvq": lambda: PVQ(D, 2, pulses=2, gains=4),
@@ -57,13 +57,13 @@ def work(rank: int, folder: str) -> None:
 def survivor(rank: int) -> Tensor:
     """How often a code that was dead is chosen, for ten steps after its revival."""
     torch.manual_seed(0)
-    quantizer = VQ(D, 16, revive={"name": "threshold", "every": 1})
+    quantizer = VQ(D, 16, replace_dead={"name": "threshold", "every": 1})
     torch.manual_seed(rank)
     quantizer(batch(rank, 0))
-    book = quantizer.book(0)
+    book = quantizer.codebook(0)
     book.table.weight[5] = 1e3
     book.counts[5] = 0
-    book.learn.reset(book.table.weight, book.counts, torch.arange(16) == 5)
+    book.update_rule.reset(book.table.weight, book.counts, torch.arange(16) == 5)
     quantizer(batch(rank, 1))
     counts = []
     for _ in range(10):
@@ -76,10 +76,10 @@ def survivor(rank: int) -> Tensor:
 def mean_of_all(rank: int) -> Tensor:
     """One step of running means over both processes' vectors."""
     torch.manual_seed(0)
-    quantizer = VQ(D, 4, revive="none", start="random")
-    quantizer.book(0).write(torch.randn(4, D))
+    quantizer = VQ(D, 4, replace_dead="none", init="random")
+    quantizer.codebook(0).load_table(torch.randn(4, D))
     quantizer(batch(rank, 0))
-    return quantizer.book(0).table.weight
+    return quantizer.codebook(0).table.weight
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +107,8 @@ def test_a_revived_code_survives(both: list[dict]) -> None:
 
 def test_the_running_mean_is_that_of_one_large_batch(both: list[dict]) -> None:
     torch.manual_seed(0)
-    quantizer = VQ(D, 4, revive="none", start="random")
-    quantizer.book(0).write(torch.randn(4, D))
+    quantizer = VQ(D, 4, replace_dead="none", init="random")
+    quantizer.codebook(0).load_table(torch.randn(4, D))
     quantizer(torch.cat([batch(0, 0), batch(1, 0)]))
     for rank in range(2):
-        assert torch.allclose(both[rank]["alone"], quantizer.book(0).table.weight, atol=1e-6)
+        assert torch.allclose(both[rank]["alone"], quantizer.codebook(0).table.weight, atol=1e-6)

@@ -52,7 +52,7 @@ def test_codes_of_the_wrong_kind(codes: torch.Tensor, words: str) -> None:
 def test_a_code_out_of_range_is_named(make: object, value: int) -> None:
     codes = torch.zeros(2, 3, 5, dtype=torch.int64)
     codes[1, 2, 4] = value
-    with pytest.raises(CodecError, match=re.escape(f"code {value} in book 2, frame 4 (batch 1)")):
+    with pytest.raises(CodecError, match=re.escape(f"code {value} in codebook 2, frame 4 (batch 1)")):
         make().decode(codes)  # type: ignore[operator]
 
 
@@ -86,9 +86,9 @@ def test_a_book_does_not_start_from_nan() -> None:
     bad = z.clone()
     bad[0, 0, 0] = float("nan")
     quantizer(bad)
-    assert not quantizer.book(0).started
+    assert not quantizer.codebook(0).initialised
     quantizer(z)
-    assert quantizer.book(0).started
+    assert quantizer.codebook(0).initialised
     assert all(torch.isfinite(v).all() for v in quantizer.state_dict().values())
 
 
@@ -102,27 +102,33 @@ def test_num_codebooks_must_be_a_prefix() -> None:
     ("settings", "words"),
     [
         ({"table": "nope"}, "table 'nope' does not exist; there are free, simvq, fvq"),
-        ({"assign": "soft"}, "assign 'soft' does not exist; there are nearest, sinkhorn, softmax, gumbel"),
-        ({"revive": None}, "revive None does not exist; there are"),
-        ({"learn": "adam"}, "there are ema, gradient, sync, frozen"),
-        ({"revive": "often"}, "there are none, threshold, cvq"),
-        ({"bridge": "golden"}, "there are straight_through, rotation"),
-        ({"bridge": "auto"}, "bridge cannot be 'auto'"),
-        ({"start": "cold"}, "start 'cold' does not exist; there are kmeans, random"),
-        ({"regularise": ["more"]}, "there are orthogonal, entropy, wasserstein"),
-        ({"revive": {"ratio": 0.1}}, "revive None does not exist"),
-        ({"revive": {"name": "threshold", "rate": 1}}, "revive 'threshold' refuses its settings"),
-        ({"revive": {"name": "threshold", "ratio": 2}}, "ratio must lie between 0 and 1"),
+        (
+            {"assignment": "soft"},
+            "assignment 'soft' does not exist; there are nearest, sinkhorn, softmax, gumbel",
+        ),
+        ({"replace_dead": None}, "replace_dead None does not exist; there are"),
+        ({"update": "adam"}, "there are ema, gradient, sync, frozen"),
+        ({"replace_dead": "often"}, "there are none, threshold, cvq"),
+        ({"gradient_estimator": "golden"}, "there are straight_through, rotation"),
+        ({"gradient_estimator": "auto"}, "gradient_estimator cannot be 'auto'"),
+        ({"init": "cold"}, "init 'cold' does not exist; there are kmeans, random"),
+        ({"regularisers": ["more"]}, "there are orthogonal, entropy, wasserstein"),
+        ({"replace_dead": {"ratio": 0.1}}, "replace_dead None does not exist"),
+        ({"replace_dead": {"name": "threshold", "rate": 1}}, "replace_dead 'threshold' refuses its settings"),
+        ({"replace_dead": {"name": "threshold", "ratio": 2}}, "ratio must lie between 0 and 1"),
         ({"table": {"name": "factorized", "normalize": "maybe"}}, "both, lookup or none"),
         ({"table": "fvq", "codebook_size": 20}, "square of a multiple of 4, not 20"),
-        ({"colour": "red"}, "no setting 'colour'; it has table, assign"),
-        ({"table": "simvq", "learn": "ema"}, "learn must be gradient or sync, not ema"),
-        ({"table": "fvq", "revive": "threshold"}, "revive must be none, not threshold"),
-        ({"table": "simvq", "start": "kmeans"}, "start must be random, not kmeans"),
-        ({"assign": "softmax", "learn": "ema"}, "learn must be gradient, not ema"),
-        ({"assign": "gumbel", "bridge": "rotation"}, "bridge must be straight_through, not rotation"),
-        ({"learn": "frozen", "revive": "cvq"}, "revive must be none, not cvq"),
-        ({"learn": "frozen", "start": "kmeans"}, "start must be random, not kmeans"),
+        ({"colour": "red"}, "no setting 'colour'; it has table, assignment"),
+        ({"table": "simvq", "update": "ema"}, "update must be gradient or sync, not ema"),
+        ({"table": "fvq", "replace_dead": "threshold"}, "replace_dead must be none, not threshold"),
+        ({"table": "simvq", "init": "kmeans"}, "init must be random, not kmeans"),
+        ({"assignment": "softmax", "update": "ema"}, "update must be gradient, not ema"),
+        (
+            {"assignment": "gumbel", "gradient_estimator": "rotation"},
+            "gradient_estimator must be straight_through, not rotation",
+        ),
+        ({"update": "frozen", "replace_dead": "cvq"}, "replace_dead must be none, not cvq"),
+        ({"update": "frozen", "init": "kmeans"}, "init must be random, not kmeans"),
         ({"codebook_size": 1}, "2 to 2\\^32 codes, not 8 and 1"),
         ({"dropout": 2}, "from 0 to 1, not 2"),
         ({"prefixes": [1, 2]}, "prefixes must ascend to 3"),
@@ -137,9 +143,12 @@ def test_shapes_that_do_not_fit() -> None:
     for make, words in (
         (lambda: GRVQ(8, 9, 1, 16), "8 channels cannot be cut into 9 parts"),
         (lambda: ProductVQ(8, 9, 16), "cannot be cut"),
-        (lambda: MCRVQ(8, 2, 16, masked=3), "masked books must be 1 to 2"),
-        (lambda: SplitRVQ(8, 2, 16, semantic_books=2), "2 semantic and 0 acoustic"),
-        (lambda: SplitRVQ(8, 4, 16, semantic_books=2, prefixes=[1, 4]), "must hold the 2 semantic books"),
+        (lambda: MCRVQ(8, 2, 16, masked=3), "masked codebooks must be 1 to 2"),
+        (lambda: SplitRVQ(8, 2, 16, semantic_codebooks=2), "2 semantic and 0 acoustic"),
+        (
+            lambda: SplitRVQ(8, 4, 16, semantic_codebooks=2, prefixes=[1, 4]),
+            "must hold the 2 semantic codebooks",
+        ),
     ):
         with pytest.raises(ConfigError, match=words):
             make()
@@ -151,4 +160,4 @@ def test_few_vectors_at_the_start_are_said_and_survived() -> None:
         out = quantizer(torch.randn(1, 8, 10))
     assert torch.isfinite(out.quantized).all()
     assert (out.quantized - quantizer.eval()(out.quantized).quantized).abs().max() < 1
-    assert len(torch.unique(quantizer.book(0).table.weight, dim=0)) > 50
+    assert len(torch.unique(quantizer.codebook(0).table.weight, dim=0)) > 50

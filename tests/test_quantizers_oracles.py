@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from codec.quantizers import FSQ, GRVQ, LFQ, RVQ, VQ
-from codec.quantizers.codebook.reparam import SimVQ
+from codec.quantizers.codebook.table import SimVQ
 
 D = 16
 
@@ -28,7 +28,7 @@ def test_rvq_as_encodec() -> None:
     for layer, book in zip(theirs.vq.layers, books, strict=True):
         layer._codebook.embed.data.copy_(book)
     ours = RVQ(D, 6, 64).eval()
-    ours.write(books)
+    ours.load_tables(books)
     z = torch.randn(4, D, 100)
     codes = theirs.vq.encode(z, n_q=6).transpose(0, 1)
     assert agreement(ours.encode(z), codes) == 1.0
@@ -41,12 +41,12 @@ def test_vq_and_rvq_as_vector_quantize_pytorch() -> None:
     z = torch.randn(4, 100, D)
     single = VectorQuantize(dim=D, codebook_size=64, rotation_trick=False).eval()
     ours = VQ(D, 64).eval()
-    ours.write([single._codebook.embed[0]])
+    ours.load_tables([single._codebook.embed[0]])
     assert agreement(ours.encode(z.mT)[:, 0], single(z)[1]) == 1.0
 
     several = ResidualVQ(dim=D, num_quantizers=4, codebook_size=64, rotation_trick=False).eval()
     rvq = RVQ(D, 4, 64).eval()
-    rvq.write(list(several.codebooks))
+    rvq.load_tables(list(several.codebooks))
     quantized, codes, _ = several(z)
     assert agreement(rvq.encode(z.mT), codes.mT) == 1.0
     assert torch.allclose(rvq.decode(codes.mT), quantized.mT, atol=1e-5)
@@ -61,7 +61,7 @@ def test_grouped_rvq_as_vector_quantize_pytorch() -> None:
     ).eval()
     ours = GRVQ(D, 2, 3, 32).eval()
     books = [group.codebooks for group in theirs.rvqs]  # 2 of (3, V, D / 2)
-    ours.write([books[g][r] for r in range(3) for g in range(2)])
+    ours.load_tables([books[g][r] for r in range(3) for g in range(2)])
     codes = theirs(z)[1]  # (G, B, T, R)
     assert agreement(ours.encode(z.mT), codes.permute(1, 3, 0, 2).flatten(1, 2)) == 1.0
 
@@ -96,7 +96,7 @@ def test_simvq_as_vector_quantize_pytorch() -> None:
         Theirs(dim=D, codebook_size=64, rotation_trick=False).eval(),
         VQ(D, 64, table="simvq").eval(),
     )
-    table = ours.book(0).table
+    table = ours.codebook(0).table
     assert isinstance(table, SimVQ)
     table.weight.copy_(theirs.frozen_codebook)
     table.proj.load_state_dict(theirs.code_transform.state_dict())

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from codec.quantizers import VQ
-from codec.quantizers.codebook.assign import nearest
-from codec.quantizers.codebook.revive import Threshold
+from codec.quantizers.codebook.assignment import nearest
+from codec.quantizers.codebook.replacement import Threshold
 
 D, V = 8, 1024
 SHAPE = torch.Generator().manual_seed(0)
@@ -20,7 +20,7 @@ def mixture(count: int) -> Tensor:
 
 def usage(quantizer: VQ, count: int = 30_000) -> float:
     """Share of codes that are the nearest one of some vector."""
-    codes = quantizer.book(0).tables()[0]
+    codes = quantizer.codebook(0).tables()[0]
     vectors = mixture(count)[0].t()
     index = torch.cat([nearest(part, codes) for part in vectors.split(4096)])
     return (torch.bincount(index, minlength=V) > 0).float().mean().item()
@@ -29,11 +29,11 @@ def usage(quantizer: VQ, count: int = 30_000) -> float:
 def collapsed(spot: float = 4.0, **choices: object) -> VQ:
     """All codes on one spot, as far from the data's centre in every channel; all vectors on few codes."""
     quantizer = VQ(D, V, **choices)  # type: ignore[arg-type]
-    book = quantizer.book(0)
-    book.write(spot + 0.01 * torch.randn(V, D))
+    book = quantizer.codebook(0)
+    book.load_table(spot + 0.01 * torch.randn(V, D))
     book.counts.zero_()
     book.counts[0] = 1024.0
-    book.learn.reset(book.table.weight, book.counts, torch.ones(V, dtype=torch.bool))
+    book.update_rule.reset(book.table.weight, book.counts, torch.ones(V, dtype=torch.bool))
     assert usage(quantizer) < 0.25
     return quantizer
 
@@ -55,9 +55,9 @@ def train(quantizer: VQ, steps: int, learning_rate: float = 0.0) -> int:
 @pytest.mark.parametrize(
     ("choices", "spot", "learning_rate"),
     [
-        ({"revive": "threshold"}, 4.0, 0.0),
-        ({"revive": "cvq"}, 4.0, 0.0),
-        ({"assign": "sinkhorn", "revive": "none"}, 4.0, 0.0),
+        ({"replace_dead": "threshold"}, 4.0, 0.0),
+        ({"replace_dead": "cvq"}, 4.0, 0.0),
+        ({"assignment": "sinkhorn", "replace_dead": "none"}, 4.0, 0.0),
         (
             {"table": "fvq"},
             1.0,
@@ -77,7 +77,7 @@ def test_revived(choices: dict, spot: float, learning_rate: float) -> None:
 @pytest.mark.parametrize(("learn", "spot", "learning_rate"), [("ema", 4.0, 0.0), ("gradient", 1.0, 2e-3)])
 def test_without_help_it_stays_collapsed(learn: str, spot: float, learning_rate: float) -> None:
     torch.manual_seed(0)
-    quantizer = collapsed(spot, learn=learn, revive="none")
+    quantizer = collapsed(spot, update=learn, replace_dead="none")
     train(quantizer, 150, learning_rate)
     assert usage(quantizer) < 0.3
     out = quantizer(mixture(1024))
@@ -89,9 +89,9 @@ def test_without_help_it_stays_collapsed(learn: str, spot: float, learning_rate:
 def test_latents_that_leave_the_codes_of_a_large_start_are_followed(learn: str) -> None:
     """Counts in vectors of the start, not of a step, hid for hundreds of steps that codes had died."""
     torch.manual_seed(0)
-    quantizer = VQ(D, V, learn=learn, revive="threshold")
+    quantizer = VQ(D, V, update=learn, replace_dead="threshold")
     quantizer(mixture(16_384))
-    quantizer.book(0).settle()
+    quantizer.codebook(0).restart_counts()
     distinct = [quantizer(mixture(128) + 20.0).codes.unique().numel() for _ in range(60)]
     assert max(distinct[:3]) < 40, "the codes are where the latents were"
     assert min(distinct[-3:]) > 60

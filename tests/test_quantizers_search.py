@@ -66,7 +66,7 @@ def test_more_search_means_less_error(trained: dict[str, Quantizer], name: str) 
 def test_beams_of_any_book_are_those_of_the_operator(trained: dict[str, Quantizer], name: str) -> None:
     quantizer, z = trained[name], torch.randn(60, 16)
     assert isinstance(quantizer, Additive)
-    stages = [(quantizer.book(k), quantizer.spans[k]) for k in range(len(quantizer.spans))]
+    stages = [(quantizer.codebook(k), quantizer.spans[k]) for k in range(len(quantizer.spans))]
     assert torch.equal(search_beam(z, stages, 1), quantizer.encode(z.t()[None])[0].t())
     if name != "grvq":  # groups are searched one by one by the operator, together by the other
         same = search_beam(z, stages, 4) == quantizer.encode(z.t()[None], beam=4)[0].t()
@@ -76,7 +76,7 @@ def test_beams_of_any_book_are_those_of_the_operator(trained: dict[str, Quantize
 def test_a_full_beam_finds_the_best_codes() -> None:
     torch.manual_seed(0)
     quantizer = RVQ(3, 2, 4).eval()
-    quantizer.write(torch.randn(2, 4, 3))
+    quantizer.load_tables(torch.randn(2, 4, 3))
     z = torch.randn(1, 3, 30)
     every = torch.cartesian_prod(torch.arange(4), torch.arange(4)).t()[None]  # (1, 2, 16)
     sums = quantizer.decode(every)[0]
@@ -87,7 +87,7 @@ def test_a_full_beam_finds_the_best_codes() -> None:
 def test_example_of_the_paper() -> None:
     """Greedy picks the nearest code first and cannot get back: arXiv 2509.19186 starts from such a case."""
     quantizer = RVQ(1, 2, 2).eval()
-    quantizer.write([torch.tensor([[2.0], [3.0]]), torch.tensor([[-0.9], [1.0]])])
+    quantizer.load_tables([torch.tensor([[2.0], [3.0]]), torch.tensor([[-0.9], [1.0]])])
     z = torch.tensor([[[2.13]]])
     assert error(quantizer, z, quantizer.encode(z)) > 0.7
     assert error(quantizer, z, quantizer.encode(z, beam=2)) < 0.01
@@ -96,11 +96,11 @@ def test_example_of_the_paper() -> None:
 
 def test_each_half_of_a_split_quantizer_searches_its_own_space() -> None:
     torch.manual_seed(0)
-    quantizer, z = SplitRVQ(16, 5, 32, semantic_books=2, width=8), torch.randn(2, 16, 200)
+    quantizer, z = SplitRVQ(16, 5, 32, semantic_codebooks=2, width=8), torch.randn(2, 16, 200)
     quantizer(z)
     quantizer.eval()
     halves = (quantizer.semantic_rvq, quantizer.acoustic_rvq)
-    inside = [layer(z.mT).mT for layer in quantizer.down]
+    inside = [layer(z.mT).mT for layer in quantizer.in_proj]
     for beam, refine in ((1, 0), (4, 0), (4, 2)):
         codes = quantizer.encode(z, beam=beam, refine=refine)
         expected = [half.encode(x, beam=beam, refine=refine) for half, x in zip(halves, inside, strict=True)]

@@ -88,7 +88,9 @@ def test_another_quantizer_is_one_override(option: str) -> None:
     assert len(notes) == len(set(weights) ^ set(config.loss.weights))
 
 
-@pytest.mark.parametrize("override", ["table=simvq", "assign=softmax", "learn=gradient", "revive=cvq"])
+@pytest.mark.parametrize(
+    "override", ["table=simvq", "assignment=softmax", "update=gradient", "replace_dead=cvq"]
+)
 def test_another_choice_is_one_override(override: str) -> None:
     for name in ("default", "hificodec"):
         config = parse(composed(name, f"quantizer.{override}"))

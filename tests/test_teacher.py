@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from codec import assets
-from codec.build import keywords, part
+from codec.build import keywords, resolve
+from codec.build import make as make_part
 from codec.errors import CodecError, ConfigError
 from codec.losses.teacher import SemanticTeacher, SpeechFeatures
-from codec.quantizers import QUANTIZERS
 from codec.train.app import train
 from codec.train.config import parse
 from codec.train.export import export
@@ -176,11 +176,11 @@ def test_the_lesson_reaches_the_first_books_and_what_leads_to_them(
     name: str, teachers: dict[str, Path]
 ) -> None:
     teacher = SemanticTeacher(str(teachers["hubert"]), dim=8, sample_rate=16000, hop=320)
-    quantizer = QUANTIZERS[name](8, num_codebooks=3, codebook_size=8).train()  # type: ignore[call-arg]
+    quantizer = make_part("quantizer", {"name": name, "num_codebooks": 3, "codebook_size": 8}, dim=8).train()
     audio = speech(1.0)
     z = torch.randn(2, 8, 50, requires_grad=True)
     quantizer(z)
-    teacher(quantizer(z).first, audio)["teacher"].backward()
+    teacher(quantizer(z).first_stage, audio)["teacher"].backward()
     assert z.grad is not None
     assert z.grad.abs().sum() > 0
     touched = {key for key, p in quantizer.named_parameters() if p.grad is not None and p.grad.any()}
@@ -318,7 +318,7 @@ def test_configured_teachers_fit_the_class(name: str) -> None:
         loss = parse(compose("config", overrides=[f"+teacher={name}"])).loss
     assert loss.teacher is not None
     assert loss.weights["teacher"] > 0
-    assert set(loss.teacher) - {"name"} <= keywords(part("loss", loss.teacher["name"])).keys()
+    assert set(loss.teacher) - {"name"} <= keywords(resolve("loss", loss.teacher["name"])).keys()
     assert loss.terms, "the group adds to the objective and replaces nothing"
 
 

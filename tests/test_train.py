@@ -23,7 +23,7 @@ from torch import Tensor
 from codec import assets
 from codec.build import build
 from codec.errors import CheckpointError, CodecError, ConfigError
-from codec.quantizers.codebook.book import Book
+from codec.quantizers import Codebook
 from codec.train import app, recipes
 from codec.train.app import main, train
 from codec.train.callbacks import Monitor, read_log
@@ -106,7 +106,7 @@ def test_a_run_starts_from_the_weights_of_another(config: Config, tmp_path: Path
     about = torch.load(tmp_path / "second" / "last.ckpt", weights_only=True)["codec"]
     assert about["weights"] == first["fingerprint"]
     assert json.loads((tmp_path / "second" / "receipt.json").read_text())["config"]["weights"] == weights.name
-    codebook = next(part for part in objects["codec"].quantizer.modules() if isinstance(part, Book))
+    codebook = next(part for part in objects["codec"].quantizer.modules() if isinstance(part, Codebook))
     assert codebook.steps > 4, "running means do not start over"
     weights.unlink()  # what goes on from a checkpoint needs them no more
     train(config(f"weights={weights}", "checkpoint.steps=100", "resume=true", "train.steps=5", name="second"))

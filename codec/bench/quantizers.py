@@ -18,9 +18,8 @@ from codec.bench.vectors import bound_db, decibels, gaussian, latents
 from codec.build import make
 from codec.data import sources
 from codec.errors import ConfigError
-from codec.quantizers import LOSS_WEIGHTS, Quantizer, Scalar
+from codec.quantizers import LOSS_WEIGHTS, Quantizer, ResidualFSQ, Scalar
 from codec.quantizers.pvq import Pyramid
-from codec.quantizers.rfsq import ResidualFSQ
 
 _RVQ = {"name": "rvq", "num_codebooks": 4, "codebook_size": 1024}
 _PAIRS = {"levels": [8, 5, 5, 5], "num_codebooks": 4}
@@ -35,21 +34,21 @@ ENTRIES: dict[str, dict[str, Any]] = {
         "groups": 2,
         "stages": 2,
         "codebook_size": 1024,
-        "learn": "gradient",
-        "revive": "none",
-        "start": "random",
+        "update": "gradient",
+        "replace_dead": "none",
+        "init": "random",
     },
     "mcrvq": {"name": "mcrvq", "num_codebooks": 4, "codebook_size": 1024},
     "product": {"name": "product", "num_codebooks": 4, "codebook_size": 1024},
     "split_rvq": {"name": "split_rvq", "num_codebooks": 4, "codebook_size": 1024},
     "vaevq": {"name": "vaevq", "num_codebooks": 4, "codebook_size": 1024, "sampled": 0.0},
     **{f"rvq table={t}": _RVQ | {"table": t} for t in ("simvq", "fvq", "projected", "affine", "factorized")},
-    **{f"rvq assign={a}": _RVQ | {"assign": a} for a in ("sinkhorn", "softmax", "gumbel")},
-    **{f"rvq learn={way}": _RVQ | {"learn": way} for way in ("gradient", "sync")},
-    **{f"rvq revive={r}": _RVQ | {"revive": r} for r in ("none", "cvq")},
-    "rvq bridge=rotation": _RVQ | {"bridge": "rotation"},
+    **{f"rvq assignment={a}": _RVQ | {"assignment": a} for a in ("sinkhorn", "softmax", "gumbel")},
+    **{f"rvq update={way}": _RVQ | {"update": way} for way in ("gradient", "sync")},
+    **{f"rvq replace_dead={r}": _RVQ | {"replace_dead": r} for r in ("none", "cvq")},
+    "rvq gradient_estimator=rotation": _RVQ | {"gradient_estimator": "rotation"},
     **{
-        f"rvq regularise={r}": _RVQ | {"learn": "gradient", "regularise": [r]}
+        f"rvq regularisers={r}": _RVQ | {"update": "gradient", "regularisers": [r]}
         for r in ("orthogonal", "entropy", "wasserstein")
     },
     "fsq": {"name": "fsq"} | _PAIRS,
@@ -186,7 +185,7 @@ def _examine_one(name: str, kind: str, train: Tensor, test: Tensor, seconds: flo
     bits = sum(math.log2(size) for size in quantizer.codebook_sizes)
     sizes = torch.tensor(quantizer.codebook_sizes, dtype=torch.float32)
     perplexity = torch.stack([out.metrics[f"perplexity/{k}"] for k in range(len(sizes))])
-    training = ("learn.", "counts", "steps", "started")
+    training = ("update_rule.", "counts", "steps", "initialised")
     state = {k: v for k, v in quantizer.state_dict().items() if not any(word in k for word in training)}
     return Result(
         quantizer=name,
@@ -220,7 +219,7 @@ def _train(chain: nn.ModuleList, vectors: Tensor, seconds: float) -> tuple[int, 
     inward, quantizer, outward = chain
     parameters = [p for p in chain.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, 3e-3) if parameters else None
-    averages = any(name.endswith("learn.sums") for name in quantizer.state_dict())
+    averages = any(name.endswith("update_rule.sums") for name in quantizer.state_dict())
     times = [time.process_time()]
     while (spent := times[-1] - times[0]) < seconds:
         batch = vectors[torch.randint(len(vectors), (_BATCH,))].view(16, -1, vectors.shape[1])

@@ -42,7 +42,7 @@ def read(
     for rate in shape["rates"]:
         hop *= rate
     groups, stages = quantizer.count("quantizer_modules"), 2
-    books = [
+    codebooks = [
         quantizer.take(f"quantizer_modules{'' if stage == 0 else 2}.{group}.embedding.weight")
         for stage in range(stages)
         for group in range(groups)
@@ -64,11 +64,11 @@ def read(
             "name": "grvq",
             "groups": groups,
             "stages": stages,
-            "codebook_size": len(books[0]),
-            "learn": "frozen",
+            "codebook_size": len(codebooks[0]),
+            "update": "frozen",
         },
     }
-    weights: dict[str, Any] = {"books": books}
+    weights: dict[str, Any] = {"codebooks": codebooks}
     weights |= _network(encoder, "encoder.body", len(shape["rates"]), norms=True)
     weights |= layer(encoder, "conv_post", "encoder.head.1")
     weights |= _network(generator, "decoder.body", len(shape["rates"]), norms=False)

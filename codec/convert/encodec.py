@@ -13,7 +13,7 @@ from codec.convert.tensors import Source, layer, load
 from codec.errors import CheckpointError
 
 RATIOS = (8, 5, 4, 2)
-# books of each published bandwidth: 10 bits a book, 75 frames a second at 24 kHz and 150 at 48 kHz
+# codebooks of each published bandwidth: 10 bits a codebook, 75 frames a second at 24 kHz and 150 at 48 kHz
 BANDWIDTHS = {24000: (2, 4, 8, 16, 32), 48000: (2, 4, 8, 16)}
 
 
@@ -47,16 +47,16 @@ def convert(state: dict[str, Tensor], name: str) -> tuple[dict[str, Any], dict[s
     # the stereo model normalizes over time instead of its weights
     stereo = "encoder.model.0.conv.norm.weight" in state
     sample_rate = 48000 if stereo else 24000
-    books = [
+    codebooks = [
         source.take(f"quantizer.vq.layers.{k}._codebook.embed")
         for k in range(source.count("quantizer.vq.layers"))
     ]
-    weights: dict[str, Any] = {"books": books}
+    weights: dict[str, Any] = {"codebooks": codebooks}
     for part in ("encoder", "decoder"):
         weights |= _network(source, part, stereo)
     source.finish(ignore=("_codebook.inited", "_codebook.cluster_size", "_codebook.embed_avg"))
     shape = {
-        "dim": len(books[0][0]),
+        "dim": len(codebooks[0][0]),
         "ratios": list(RATIOS),
         "width": source.shape("encoder.model.0.conv.conv")[0],
         "norm": "time" if stereo else "weight",
@@ -72,10 +72,10 @@ def convert(state: dict[str, Tensor], name: str) -> tuple[dict[str, Any], dict[s
         },
         "quantizer": {
             "name": "rvq",
-            "num_codebooks": len(books),
-            "codebook_size": len(books[0]),
-            "prefixes": [count for count in BANDWIDTHS[sample_rate] if count <= len(books)],
-            "learn": "frozen",
+            "num_codebooks": len(codebooks),
+            "codebook_size": len(codebooks[0]),
+            "prefixes": [count for count in BANDWIDTHS[sample_rate] if count <= len(codebooks)],
+            "update": "frozen",
         },
     }
     if stereo:  # a second at a time, of which the last hundredth fades into the next

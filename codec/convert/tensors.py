@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codec.errors import CheckpointError
-from codec.quantizers.additive import Additive
+from codec.models.codec import Codec
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -104,16 +104,15 @@ def layer(source: Source, theirs: str, ours: str) -> dict[str, Tensor]:
     return {f"{ours}.weight": source.weight(theirs), f"{ours}.bias": source.take(f"{theirs}.bias")}
 
 
-def transplant(codec: nn.Module, weights: Mapping[str, Any]) -> None:
-    """Fill a folded codec: `books` are the code vectors in stream order, everything else is a tensor by name.
+def transplant(codec: Codec, weights: Mapping[str, Any]) -> None:
+    """Fill a folded codec: `codebooks` are the code vectors in stream order, everything else is a tensor by name.
 
     Raises:
         CheckpointError: weights are missing, unknown or of another shape.
+        ConfigError: the same of the code vectors.
     """
-    quantizer = codec.quantizer
-    assert isinstance(quantizer, Additive)
     own = {key: value for key, value in codec.state_dict().items() if not key.startswith("quantizer.")}
-    given = {key: value for key, value in weights.items() if key != "books"}
+    given = {key: value for key, value in weights.items() if key != "codebooks"}
     wrong = sorted(own.keys() ^ given.keys())
     wrong += sorted(key for key in own.keys() & given.keys() if own[key].shape != given[key].shape)
     if wrong:
@@ -123,4 +122,4 @@ def transplant(codec: nn.Module, weights: Mapping[str, Any]) -> None:
     with torch.no_grad():
         for key, value in own.items():
             value.copy_(given[key])
-    quantizer.write(weights["books"])
+    codec.quantizer.load_tables(weights["codebooks"])

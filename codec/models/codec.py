@@ -18,7 +18,6 @@ from codec.nn.start import normalize_convolutions
 from codec.nn.state import StreamState
 from codec.nn.version import Changing
 from codec.quantizers.base import Quantizer
-from codec.quantizers.codebook.book import Book
 
 Span = tuple[int, int]  # first sample or frame, and the first one after
 
@@ -149,11 +148,11 @@ class Codec(Changing):
         Args:
             audio: `(B, C, N)` with some ten frames for each code of a book.
         """
-        books = [part for part in self.quantizer.modules() if isinstance(part, Book)]
-        if any(book.starts_from_data for book in books):
+        codebooks = list(self.quantizer.codebooks())
+        if any(codebook.init_from_data for codebook in codebooks):
             self.quantizer(torch.cat([self.encoder(self.fill_frame(part)) for part in audio.split(16)]))
-        for book in books:
-            book.settle()
+        for codebook in codebooks:
+            codebook.restart_counts()
 
     def forward(
         self, audio: Tensor, *, num_codebooks: int | None = None, quantize: bool = True
@@ -169,7 +168,9 @@ class Codec(Changing):
         quantized = self.quantizer(z, num_codebooks=num_codebooks)
         books = (quantized.codes >= 0).all(-1).sum(1)  # of each sample, for quantizer dropout leaves some out
         restored = self.decode_latent(quantized.quantized, books)[..., : audio.shape[-1]]
-        return CodecOutput(restored, quantized.codes, quantized.losses, quantized.metrics, quantized.first)
+        return CodecOutput(
+            restored, quantized.codes, quantized.losses, quantized.metrics, quantized.first_stage
+        )
 
     def encode(
         self,

@@ -1,6 +1,6 @@
-"""Additive quantizers: the result is a sum of one code vector per book, each on a span of channels."""
+"""Additive quantizers: the result is a sum of one code vector per stage, each on a span of channels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -8,27 +8,29 @@ from torch import Tensor, nn
 
 from codec import ops
 from codec.errors import ConfigError
-from codec.quantizers.base import Losses, Pass, Quantizer, check_prefixes, name_metrics
-from codec.quantizers.codebook.book import Book, Pick
-from codec.quantizers.codebook.sync import all_reduce
+from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes, name_metrics
+from codec.quantizers.codebook import Codebook, CodebookOutput
+from codec.quantizers.codebook.distributed import all_reduce
 from codec.quantizers.search import refine_codes, search_beam
 from codec.quantizers.stack import Stack
 
+Outputs = list[tuple[Tensor, CodebookOutput]]  # of each stage: what it saw, and what became of it
+
 
 class Additive(Quantizer):
-    """Books that each quantize what the books before them left over, on their span of channels.
+    """Stages that each quantize what those before them left over, on their span of channels.
 
     A span that covers everything gives residual quantization, disjoint spans product quantization, both together
-    GRVQ and MCRVQ. A book that serves several stages is shared (RQ-VAE, arXiv 2203.01941). Commitment is the
+    GRVQ and MCRVQ. A codebook that serves several stages is shared (RQ-VAE, arXiv 2203.01941). Commitment is the
     cumulative one of that paper: the residual after stage k is the latent minus the sum up to k.
 
     Args:
         dim: latent width D.
-        books: the distinct books.
+        codebooks: the distinct codebooks.
         spans: (first, last + 1) channel of each stage.
-        stages: which book each stage uses; None means one book per stage.
+        stages: which codebook each stage uses; None means one per stage.
         prefixes: legal values of ``num_codebooks``; None means 1..K.
-        dropout: share of samples of a training batch that use a random prefix instead of all books.
+        dropout: share of samples of a training batch that use a random prefix instead of all codebooks.
         detach_stages: only the first stage of each channel gives the encoder a commitment gradient, as in the
             release of HiFi-Codec.
 
@@ -39,7 +41,7 @@ class Additive(Quantizer):
     def __init__(
         self,
         dim: int,
-        books: Sequence[nn.Module],
+        codebooks: Sequence[Codebook],
         spans: Sequence[tuple[int, int]],
         *,
         stages: Sequence[int] | None = None,
@@ -49,180 +51,179 @@ class Additive(Quantizer):
     ) -> None:
         super().__init__(dropout)
         self.dim = dim
-        self.books = nn.ModuleList(books)
+        self.codebook_list = nn.ModuleList(codebooks)
         self.spans = tuple(spans)
         self.stages = tuple(range(len(spans)) if stages is None else stages)
         self.prefixes = check_prefixes(prefixes, len(self.stages))
-        self.codebook_sizes = tuple(self.book(k).size for k in range(len(self.stages)))
+        self.codebook_sizes = tuple(self.codebook(k).size for k in range(len(self.stages)))
         self.detach_stages = detach_stages
-        # the stages that come before any channel is quantized a second time
-        self.first = next((k for k in range(1, len(spans)) if spans[k][0] == spans[0][0]), len(spans))
+        # stages before any channel is quantized a second time: a semantic teacher sees what they give
+        self.num_first = next((k for k in range(1, len(spans)) if spans[k][0] == spans[0][0]), len(spans))
         self._kept: Stack | None = None
 
-    def book(self, stage: int) -> Book:
-        """The book that a stage uses."""
-        return self.books[self.stages[stage]]  # type: ignore[return-value]
+    def codebooks(self) -> Iterator[Codebook]:
+        """The distinct codebooks, in the order of the stages that use them first."""
+        return iter(self.codebook_list)  # type: ignore[arg-type]
 
-    @torch.no_grad()
-    def write(self, codebooks: Sequence[Tensor]) -> None:
-        """Set the code vectors (V, D) of each distinct book, whatever they come from.
+    def codebook(self, stage: int) -> Codebook:
+        """The codebook that a stage uses."""
+        return self.codebook_list[self.stages[stage]]  # type: ignore[return-value]
 
-        Raises:
-            ConfigError: their number or a shape does not fit, or the tables cannot be set.
-        """
-        if len(codebooks) != len(self.books):
-            raise ConfigError(f"{len(codebooks)} codebooks were given, but there are {len(self.books)}")
-        for book, codes in zip(self.books, codebooks, strict=True):
-            assert isinstance(book, Book)
-            book.write(codes)
+    # ---- training ----
 
-    def _assign(
-        self, x: Tensor, rows: Sequence[int], *, given: Tensor | None = None, begin: bool = False
-    ) -> list[tuple[Tensor, Pick]]:
+    def _forward(self, x: Tensor, num: int | None) -> QuantizerOutput:
+        batch, frames, _ = x.shape
+        bad = (~torch.isfinite(x.detach())).sum()
+        if self.training:
+            all_reduce(bad)
+        initialise = self.training and not all(c.is_initialised for c in self.codebooks()) and not bad
+        numbers = self._draw(batch, num, whole=initialise)
+        stages = max(numbers, default=self.prefixes[-1] if num is None else num)
+        rows = [sum(n > k for n in numbers) if frames else 0 for k in range(stages)]
+        # samples with more codebooks come first, so that every stage sees a leading block
+        order = sorted(range(batch), key=lambda i: -numbers[i])
+        shuffled = order != list(range(batch))
+        x = x[order] if shuffled else x
+        index, sums = self._search_in_forward(x, rows, initialise)
+        outputs = self._quantize(x, rows, index=index, initialise=initialise)
+        quantized = self._estimate(x, outputs)
+        first = self._estimate(x, outputs[: self.num_first]) if len(outputs) > self.num_first else quantized
+        codes = torch.full((batch, frames, stages), -1, dtype=torch.int64, device=x.device)
+        for k, (_, out) in enumerate(outputs):
+            codes[: rows[k], :, k] = out.index.view(rows[k], frames)
+        metrics: Losses = {}
+        if self.training:
+            metrics["nonfinite"] = bad
+            self._update(outputs, sums, bad)
+        metrics |= name_metrics(
+            [
+                self.codebook(k).measure(None if self.training else out.index)
+                for k, (_, out) in enumerate(outputs)
+            ]
+        )
+        if shuffled:
+            back = sorted(range(batch), key=order.__getitem__)
+            quantized, first, codes = quantized[back], first[back], codes[back]
+        return QuantizerOutput(quantized, codes, self._losses(x, outputs), metrics, first)
+
+    def _quantize(
+        self, x: Tensor, rows: Sequence[int], *, index: Tensor | None = None, initialise: bool = False
+    ) -> Outputs:
         """Run the stages, with gradients.
 
         Args:
             x: (B, T, D) latents.
             rows: how many samples each stage sees, the first ones; it never rises.
-            given: (B, T, K) codes that were already searched; None lets each book assign.
-            begin: let books that never saw data start from what they see.
+            index: (B, T, K) codes that were already searched; None lets each codebook assign.
+            initialise: set the codebooks that never saw data from what they see.
 
         Returns:
-            Per stage its detached input (M, d) and its pick.
+            Per stage its detached input (M, d) and what its codebook made of it.
         """
         residual = x.detach().nan_to_num(0.0, 0.0, 0.0)
         zero = x - x.detach()  # brings the gradient of x to each stage, and NaN to its losses
-        picks: list[tuple[Tensor, Pick]] = []
+        outputs: Outputs = []
         for stage, (count, (low, high)) in enumerate(zip(rows, self.spans, strict=False)):
             if count == 0:
                 break
-            book = self.book(stage)
+            codebook = self.codebook(stage)
             seen = residual[:count, :, low:high].reshape(-1, high - low).clone()
-            if begin:
-                book.begin(seen)
+            if initialise:
+                codebook.initialise(seen)
             attached = seen
             if not (self.detach_stages and any(low == start for start, _ in self.spans[:stage])):
                 attached = seen + zero[:count, :, low:high].reshape(-1, high - low)
-            pick = book.pick(attached, None if given is None else given[:count, :, stage].reshape(-1))
-            residual[:count, :, low:high] -= pick.value.detach().view(count, -1, high - low)
-            picks.append((seen, pick))
-        return picks
+            out = codebook.quantize(attached, None if index is None else index[:count, :, stage].reshape(-1))
+            residual[:count, :, low:high] -= out.vectors.detach().view(count, -1, high - low)
+            outputs.append((seen, out))
+        return outputs
 
-    # ---- training ----
-
-    def _forward(self, x: Tensor, num: int | None) -> Pass:
-        batch, frames, _ = x.shape
-        bad = (~torch.isfinite(x.detach())).sum()
-        if self.training:
-            all_reduce(bad)
-        begin = self.training and not all(self.book(k).ready for k in range(len(self.stages))) and not bad
-        numbers = self._draw(batch, num, whole=begin)
-        stages = max(numbers, default=self.prefixes[-1] if num is None else num)
-        rows = [sum(n > k for n in numbers) if frames else 0 for k in range(stages)]
-        # samples with more books come first, so that every stage sees a leading block
-        order = sorted(range(batch), key=lambda i: -numbers[i])
-        shuffled = order != list(range(batch))
-        x = x[order] if shuffled else x
-        given, sums = self._search_in_forward(x, rows, begin)
-        picks = self._assign(x, rows, given=given, begin=begin)
-        quantized = self._attach(x, picks)
-        first = self._attach(x, picks[: self.first]) if len(picks) > self.first else quantized
-        codes = torch.full((batch, frames, stages), -1, dtype=torch.int64, device=x.device)
-        for k, (_, pick) in enumerate(picks):
-            codes[: rows[k], :, k] = pick.index.view(rows[k], frames)
-        metrics: Losses = {}
-        if self.training:
-            metrics["nonfinite"] = bad
-            self._learn(picks, sums, bad)
-        measured = [
-            self.book(k).measure(None if self.training else p.index) for k, (_, p) in enumerate(picks)
-        ]
-        metrics |= name_metrics(measured)
-        if shuffled:
-            back = sorted(range(batch), key=order.__getitem__)
-            quantized, first, codes = quantized[back], first[back], codes[back]
-        return quantized, first, codes, self._losses(x, picks), metrics
-
-    def _attach(self, x: Tensor, picks: list[tuple[Tensor, Pick]]) -> Tensor:
-        """The sum of some picks with its gradient: one bridge around these stages, or each pick's own."""
+    def _estimate(self, x: Tensor, outputs: Outputs) -> Tensor:
+        """The sum of some stages with its gradient: one estimator around these stages, or each stage's own."""
         total = torch.zeros_like(x, requires_grad=False)
-        for (seen, pick), (low, high) in zip(picks, self.spans, strict=False):
+        for (seen, out), (low, high) in zip(outputs, self.spans, strict=False):
             count = len(seen) // x.shape[1]
-            total[:count, :, low:high] += pick.value.detach().view(count, -1, high - low)
-        if not picks:
+            total[:count, :, low:high] += out.vectors.detach().view(count, -1, high - low)
+        if not outputs:
             return total + (x - x.detach())
-        if picks[0][1].own is not None:
-            return total + self._spread([p.own for _, p in picks if p.own is not None], total)
-        out: Tensor = self.book(0).bridge(x, total)
-        nu = self.book(0).learn.nu
+        if outputs[0][1].estimated is not None:
+            return total + self._gradients(
+                [o.estimated for _, o in outputs if o.estimated is not None], total
+            )
+        result: Tensor = self.codebook(0).gradient_estimator(x, total)
+        nu = self.codebook(0).update_rule.nu
         if nu and self.training:
-            out = out + nu * self._spread([p.value for _, p in picks], total)
-        return out
+            result = result + nu * self._gradients([o.vectors for _, o in outputs], total)
+        return result
 
-    def _spread(self, values: list[Tensor], like: Tensor) -> Tensor:
+    def _gradients(self, vectors: list[Tensor], like: Tensor) -> Tensor:
         """Zero in value, with the gradient of the sum of the stages' vectors."""
-        out = torch.zeros_like(like)
-        for value, (low, high) in zip(values, self.spans, strict=False):
-            rows = value.view(-1, like.shape[1], high - low)
-            out[: len(rows), :, low:high] += rows - rows.detach()
-        return out
+        result = torch.zeros_like(like)
+        for part, (low, high) in zip(vectors, self.spans, strict=False):
+            rows = part.view(-1, like.shape[1], high - low)
+            result[: len(rows), :, low:high] += rows - rows.detach()
+        return result
 
-    def _losses(self, x: Tensor, picks: list[tuple[Tensor, Pick]]) -> Losses:
+    def _losses(self, x: Tensor, outputs: Outputs) -> Losses:
         """Each loss as a mean over all numbers that were quantized."""
-        sums: Losses = dict.fromkeys(self.book(0).loss_names, x.new_zeros(()))
-        numbers = sum(seen.numel() for seen, _ in picks)
-        for seen, pick in picks:
-            for name, loss in pick.losses.items():
+        sums: Losses = dict.fromkeys(self.codebook(0).loss_names, x.new_zeros(()))
+        numbers = sum(seen.numel() for seen, _ in outputs)
+        for seen, out in outputs:
+            for name, loss in out.losses.items():
                 sums[name] = sums[name] + loss * (seen.numel() / numbers)
         return sums
 
     @staticmethod
     def fuses(x: Tensor) -> bool:
-        """Whether training searches all stages in one call; on a CPU it does not pay to put the books together."""
+        """Whether training searches all stages in one call; on a CPU stacking the tables costs more than it saves."""
         return x.is_cuda and x.numel() > 0
 
     @torch.no_grad()
     def _search_in_forward(
-        self, x: Tensor, rows: Sequence[int], begin: bool
+        self, x: Tensor, rows: Sequence[int], initialise: bool
     ) -> tuple[Tensor | None, list[tuple[Tensor, Tensor]]]:
         """Before the stages, where it pays: codes (B, T, K), and per stage the counts and sums that EMA needs.
 
-        In training None where books assign in a way of their own; no sums where a stage does not see every sample, or
-        books do not learn from them.
+        In training None where codebooks assign in a way of their own; no sums where a stage does not see every sample,
+        or the update does not need them.
         """
         flat, shape = x.detach().reshape(-1, self.dim), (*x.shape[:2], len(rows))
         if not self.training:
             return self._search(flat, len(rows), 1, 0).view(shape), []
-        books = [self.book(k) for k in range(len(rows))]
-        if not self.fuses(x) or begin or not self._operable or not all(b.takes_nearest for b in books):
+        used = [self.codebook(k) for k in range(len(rows))]
+        if not self.fuses(x) or initialise or not self._operable or not all(c.assigns_nearest for c in used):
             return None, []
         flat = flat.nan_to_num(0.0, 0.0, 0.0)
         stack = self._stack(len(rows))
-        if min(rows) < len(x) or not all(book.learn.averages for book in books):
+        if min(rows) < len(x) or not all(c.update_rule.averages for c in used):
             return stack.encode(flat, 1).view(shape), []
         codes, counts, sums = stack.train(flat)
         return codes.view(shape), list(zip(counts, sums, strict=True))
 
     @torch.no_grad()
-    def _learn(
-        self, picks: list[tuple[Tensor, Pick]], sums: list[tuple[Tensor, Tensor]], bad: Tensor
-    ) -> None:
-        learned: list[tuple[Book, Tensor, Tensor, Tensor]] = []
-        for number, book in enumerate(self.books):
-            assert isinstance(book, Book)
-            used = [k for k, b in enumerate(self.stages) if b == number and k < len(picks)]
-            seen = torch.cat([picks[k][0] for k in used]) if used else book.counts.new_zeros(0, book.dim)
+    def _update(self, outputs: Outputs, sums: list[tuple[Tensor, Tensor]], bad: Tensor) -> None:
+        """Move the codebooks by what their stages saw in all processes."""
+        found: list[tuple[Codebook, Tensor, Tensor, Tensor]] = []
+        for number, codebook in enumerate(self.codebooks()):
+            used = [k for k, c in enumerate(self.stages) if c == number and k < len(outputs)]
+            seen = (
+                torch.cat([outputs[k][0] for k in used])
+                if used
+                else codebook.counts.new_zeros(0, codebook.dim)
+            )
             if used and sums:
                 counts, totals = (
                     sum((sums[k][part] for k in used[1:]), sums[used[0]][part]) for part in (0, 1)
                 )
-                learned.append((book, seen, counts, totals))
+                found.append((codebook, seen, counts, totals))
             else:
-                index = torch.cat([picks[k][1].index for k in used]) if used else book.steps.new_zeros(0)
-                learned.append((book, *book.statistics(seen, index)))
-        all_reduce(*(t for _, _, counts, sums in learned for t in (counts, sums)))
-        for book, query, counts, totals in learned:
-            book.update(query, counts, totals, (1 - book.decay) * (bad == 0).float())
+                index = (
+                    torch.cat([outputs[k][1].index for k in used]) if used else codebook.steps.new_zeros(0)
+                )
+                found.append((codebook, *codebook.statistics(seen, index)))
+        all_reduce(*(t for _, _, counts, totals in found for t in (counts, totals)))
+        for codebook, projected, counts, totals in found:
+            codebook.update(projected, counts, totals, (1 - codebook.decay) * (bad == 0).float())
 
     # ---- inference ----
 
@@ -233,24 +234,24 @@ class Additive(Quantizer):
             codes = search_beam(x, self._used(num), beam)
         return refine_codes(x, codes, self._used(num), refine) if refine else codes
 
-    def _used(self, num: int) -> list[tuple[Book, tuple[int, int]]]:
-        return [(self.book(k), self.spans[k]) for k in range(num)]
+    def _used(self, num: int) -> list[tuple[Codebook, tuple[int, int]]]:
+        return [(self.codebook(k), self.spans[k]) for k in range(num)]
 
     def _embed(self, codes: Tensor) -> Tensor:
         if self._operable:
             return self._stack(codes.shape[1]).embed(codes)
-        total = self.book(0).counts.new_zeros(len(codes), self.dim)
+        total = self.codebook(0).counts.new_zeros(len(codes), self.dim)
         for k, (low, high) in enumerate(self.spans[: codes.shape[1]]):
-            total[:, low:high].add_(self.book(k).embed(codes[:, k]))
+            total[:, low:high].add_(self.codebook(k).embed(codes[:, k]))
         return total
 
     @property
     def _operable(self) -> bool:
-        return all(book.operable for book in self.books)
+        return all(codebook.operable for codebook in self.codebooks())
 
     def _stack(self, num: int) -> Stack:
-        """The first books as one tensor, kept while nothing changes."""
-        tables = [self.book(stage).tables()[0] for stage in range(num)]
+        """The first codebooks as one tensor, kept while nothing changes."""
+        tables = [self.codebook(stage).tables()[0] for stage in range(num)]
         if self._kept is None or [id(t) for t in self._kept.tables] != [id(t) for t in tables]:
             self._kept = Stack(tables, self.spans[:num], self.dim)
         return self._kept
@@ -271,3 +272,15 @@ def split(dim: int, parts: int) -> list[tuple[int, int]]:
         raise ConfigError(f"{dim} channels cannot be cut into {parts} parts")
     ends = [dim * i // parts for i in range(parts + 1)]
     return list(pairwise(ends))
+
+
+def each_size(codebook_size: int | Sequence[int], count: int) -> list[int]:
+    """V of each of so many codebooks, where one number stands for all.
+
+    Raises:
+        ConfigError: a list of another length.
+    """
+    sizes = [codebook_size] * count if isinstance(codebook_size, int) else list(codebook_size)
+    if len(sizes) != count:
+        raise ConfigError(f"codebook_size lists {len(sizes)} sizes, but there are {count} codebooks")
+    return sizes

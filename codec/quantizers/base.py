@@ -1,9 +1,9 @@
 """The quantizer interface: latents in, codes out, and back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from torch import Tensor
 from codec.errors import CodecError, ConfigError
 from codec.nn.functional import without_autocast
 from codec.nn.version import Changing
-from codec.quantizers.codebook.sync import several
+from codec.quantizers.codebook import Codebook
+from codec.quantizers.codebook.distributed import several
 
 Losses = dict[str, Tensor]
 
@@ -28,7 +29,6 @@ LOSS_WEIGHTS = {
     "spread": 0.001,
     "range": 1.0,
 }
-Pass = tuple[Tensor, Tensor, Tensor, Losses, Losses]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,31 +37,31 @@ class QuantizerOutput:
 
     Attributes:
         quantized: (B, D, T) float32, with a gradient to the latents.
-        codes: (B, K, T) int64; -1 where quantizer dropout left a book out (in training only).
+        codes: (B, K, T) int64; -1 where quantizer dropout left a codebook out (in training only).
         losses: unweighted scalars, such as ``commit`` and ``codebook``.
-        metrics: detached scalars, such as ``perplexity`` and ``usage`` (means) and ``usage/0`` (one book).
-        first: (B, D, T) what the first books alone give, with the same gradient as if there were no others: the
-            first stage of a residual quantizer, the semantic books of a split one, else all books. It is what a
-            teacher of phonetics looks at. It comes from the same pass, for a second one would let the books learn
-            twice, and decoding the codes afterwards would read tables that have moved.
+        metrics: detached scalars, such as ``perplexity`` and ``usage`` (means) and ``usage/0`` (one codebook).
+        first_stage: (B, D, T) what the first codebooks alone give, with the same gradient as if there were no others:
+            the first stage of a residual quantizer, the semantic codebooks of a split one, else all codebooks. Semantic
+            distillation uses it. It comes from the same pass, for a second one would update the codebooks twice, and
+            decoding the codes afterwards would read tables that have moved.
     """
 
     quantized: Tensor
     codes: Tensor
-    losses: dict[str, Tensor]
-    metrics: dict[str, Tensor]
-    first: Tensor
+    losses: Losses
+    metrics: Losses
+    first_stage: Tensor
 
 
 class Quantizer(Changing, ABC):
     """Base of all quantizers: it checks and lays out; ``_forward``, ``_search`` and ``_embed`` do the work.
 
     Args:
-        dropout: share of samples of a training batch that use a random prefix instead of all books.
+        dropout: share of samples of a training batch that use a random prefix instead of all codebooks.
 
     Attributes:
         dim: latent width D.
-        codebook_sizes: number of codes of each book, in stream order.
+        codebook_sizes: number of codes of each codebook, in stream order.
         prefixes: legal values of ``num_codebooks``, ascending; the last one is K.
     """
 
@@ -76,11 +76,11 @@ class Quantizer(Changing, ABC):
         self.dropout = dropout
 
     def forward(self, z: Tensor, *, num_codebooks: int | None = None) -> QuantizerOutput:
-        """Quantize latents, with losses and a gradient to ``z``; in training mode the books learn.
+        """Quantize latents, with losses and a gradient to ``z``; in training mode the codebooks are updated.
 
         Args:
             z: (B, D, T) latents, any floating point type; the arithmetic is float32.
-            num_codebooks: how many books to use, one of ``prefixes``. None means all of them, or in training
+            num_codebooks: how many codebooks to use, one of ``prefixes``. None means all of them, or in training
                 mode what quantizer dropout draws.
 
         Raises:
@@ -92,9 +92,11 @@ class Quantizer(Changing, ABC):
             x = z.float().transpose(1, 2)
             if not self.training:
                 _refuse_nonfinite(z)
-            done = self._forward(x, num)
-        quantized, first, codes = (part.transpose(1, 2) for part in done[:3])
-        return QuantizerOutput(quantized, codes, *done[3:], first)
+            out = self._forward(x, num)
+        quantized, codes, first = (
+            part.transpose(1, 2) for part in (out.quantized, out.codes, out.first_stage)
+        )
+        return replace(out, quantized=quantized, codes=codes, first_stage=first)
 
     @torch.no_grad()
     def encode(
@@ -126,7 +128,7 @@ class Quantizer(Changing, ABC):
         """Latents (B, D, T) float32 of codes (B, K', T), where K' is one of ``prefixes``.
 
         Raises:
-            CodecError: wrong shape or type, or a code out of range (named by book, frame and value).
+            CodecError: wrong shape or type, or a code out of range (named by codebook, frame and value).
         """
         self._check_codes(codes)
         batch, num, frames = codes.shape
@@ -134,9 +136,33 @@ class Quantizer(Changing, ABC):
             x = self._embed(codes.transpose(1, 2).reshape(-1, num).long())
         return x.view(batch, frames, self.dim).transpose(1, 2)
 
+    def codebooks(self) -> Iterator[Codebook]:
+        """The distinct codebooks in stream order; none of a quantizer that has no code vectors."""
+        return (part for part in self.modules() if isinstance(part, Codebook))
+
+    def load_tables(self, tables: Sequence[Tensor]) -> None:
+        """Set the code vectors (V, d) of each distinct codebook, whatever they come from; training goes on from them.
+
+        Raises:
+            ConfigError: their number or a shape does not fit, or a table cannot be set.
+        """
+        codebooks = list(self.codebooks())
+        if len(tables) != len(codebooks):
+            raise ConfigError(f"{len(tables)} codebooks were given, but there are {len(codebooks)}")
+        for number, (codebook, table) in enumerate(zip(codebooks, tables, strict=True)):
+            try:
+                codebook.load_table(table)
+            except ConfigError as error:
+                raise ConfigError(f"codebook {number} cannot be loaded: {error}") from None
+
+    def mark_initialised(self) -> None:
+        """Take everything that comes from the first data as it is: training goes on from there."""
+        for codebook in self.codebooks():
+            codebook.mark_initialised()
+
     @abstractmethod
-    def _forward(self, x: Tensor, num: int | None) -> Pass:
-        """Quantize (B, T, D) float32; give (B, T, D), the first books' (B, T, D), codes (B, T, K'), losses, metrics."""
+    def _forward(self, x: Tensor, num: int | None) -> QuantizerOutput:
+        """What ``forward`` gives for latents (B, T, D) float32, in this layout: codes are (B, T, K')."""
 
     @abstractmethod
     def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
@@ -147,13 +173,13 @@ class Quantizer(Changing, ABC):
         """Vectors (M, D) of codes (M, K')."""
 
     def _draw(self, batch: int, num: int | None, *, whole: bool = False) -> list[int]:
-        """Books of each sample: ``num``, or all, or in training what quantizer dropout draws."""
+        """Number of codebooks of each sample: ``num``, or all, or in training what quantizer dropout draws."""
         full = self.prefixes[-1] if num is None else num
         if num is not None or whole or not self.training or self.dropout == 0:
             return [full] * batch
         drop = (torch.rand(batch) < self.dropout).tolist()
         drawn = torch.randint(len(self.prefixes), (batch,)).tolist()
-        if several():  # every process must reach every book, or their collective calls would not match
+        if several():  # every process must reach every codebook, or their collective calls would not match
             drop[:1] = [False]
         return [self.prefixes[i] if d else full for d, i in zip(drop, drawn, strict=True)]
 
@@ -173,7 +199,9 @@ class Quantizer(Changing, ABC):
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise CodecError(f"codes must be integers, not {codes.dtype}")
         if codes.ndim != 3:
-            raise CodecError(f"codes must have the shape (batch, books, frames), not {tuple(codes.shape)}")
+            raise CodecError(
+                f"codes must have the shape (batch, codebooks, frames), not {tuple(codes.shape)}"
+            )
         self._check_num(codes.shape[1])
         if codes.numel() == 0:
             return
@@ -185,8 +213,8 @@ class Quantizer(Changing, ABC):
         if bad.any():
             b, k, t = (int(i) for i in bad.nonzero()[0])
             raise CodecError(
-                f"code {int(codes[b, k, t])} in book {k}, frame {t} (batch {b}) is out of range: "
-                f"the book has codes 0 to {self.codebook_sizes[k] - 1}"
+                f"code {int(codes[b, k, t])} in codebook {k}, frame {t} (batch {b}) is out of range: "
+                f"the codebook has codes 0 to {self.codebook_sizes[k] - 1}"
             )
 
 
@@ -206,7 +234,7 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 
 
 def check_prefixes(prefixes: object, num_codebooks: int) -> tuple[int, ...]:
-    """The legal book counts as a tuple, all of 1..K when None.
+    """The legal numbers of codebooks as a tuple, all of 1..K when None.
 
     Raises:
         ConfigError: not ascending, or the last one is not ``num_codebooks``.
@@ -215,7 +243,9 @@ def check_prefixes(prefixes: object, num_codebooks: int) -> tuple[int, ...]:
         return tuple(range(1, num_codebooks + 1))
     found = tuple(int(p) for p in prefixes)  # type: ignore[attr-defined]
     if not found or list(found) != sorted(set(found)) or found[0] < 1 or found[-1] != num_codebooks:
-        raise ConfigError(f"prefixes must ascend to {num_codebooks}, the number of books; they are {found}")
+        raise ConfigError(
+            f"prefixes must ascend to {num_codebooks}, the number of codebooks; they are {found}"
+        )
     return found
 
 
@@ -229,7 +259,7 @@ def _refuse_nonfinite(z: Tensor) -> None:
 
 
 def name_metrics(measured: list[tuple[Tensor, Tensor]]) -> Losses:
-    """Metrics from (usage, perplexity) per book: the means, and ``usage/0``, ``perplexity/0`` and so on."""
+    """Metrics from (usage, perplexity) per codebook: the means, and ``usage/0``, ``perplexity/0`` and so on."""
     if not measured:
         return {}
     usage, perplexity = (torch.stack(values).detach() for values in zip(*measured, strict=True))

@@ -19,11 +19,11 @@ class LFQ(Scalar):
 
     Args:
         dim: latent width D.
-        bits: bits per book; V = 2^bits.
-        num_codebooks: number of books K, each with its own channels.
+        bits: bits per codebook; V = 2^bits.
+        num_codebooks: number of codebooks K, each with its own channels.
         temperature: of the entropy loss.
         prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` instead of all books.
+        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
     """
 
     loss_names: tuple[str, ...] = ("commit", "entropy")
@@ -80,7 +80,7 @@ def _chances(on: Tensor, off: Tensor) -> Tensor:
 
 
 class BSQ(LFQ):
-    """Signs on the unit sphere, +-1 / sqrt(bits), each book on its own sphere (BSQ, arXiv 2406.07548)."""
+    """Signs on the unit sphere, +-1 / sqrt(bits), each codebook on its own sphere (BSQ, arXiv 2406.07548)."""
 
     @property
     def size(self) -> float:
@@ -95,10 +95,10 @@ class Bernoulli(Scalar):
 
     Args:
         dim: latent width D.
-        bits: bits per book; V = 2^bits.
-        num_codebooks: number of books K, each with its own channels.
+        bits: bits per codebook; V = 2^bits.
+        num_codebooks: number of codebooks K, each with its own channels.
         prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` instead of all books.
+        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
     """
 
     def __init__(
@@ -121,6 +121,6 @@ class Bernoulli(Scalar):
     def _values(self, digits: Tensor) -> Tensor:
         return (2 * digits - 1).float()
 
-    def _bridge(self, y: Tensor, values: Tensor) -> Tensor:
+    def _estimate(self, y: Tensor, values: Tensor) -> Tensor:
         p = 2 * y.sigmoid()
         return values + (p - p.detach())

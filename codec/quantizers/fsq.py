@@ -1,12 +1,17 @@
-"""Finite scalar quantization: FSQ and iFSQ."""
+"""Finite scalar quantization: FSQ, iFSQ, residual and grouped FSQ."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from codec.quantizers.base import Losses
+from codec.nn.linear import Linear
+from codec.quantizers.additive import Additive, split
+from codec.quantizers.base import Losses, Quantizer, QuantizerOutput
+from codec.quantizers.codebook import Codebook
 from codec.quantizers.scalar import Scalar
 
 FLAT = 2.0  # beyond it the slope of tanh is below a fourteenth; 12 levels and more reach further
@@ -24,10 +29,10 @@ class FSQ(Scalar):
 
     Args:
         dim: latent width D.
-        levels: levels of the channels of one book.
-        num_codebooks: number of books K, each with its own channels (grouped FSQ).
+        levels: levels of the channels of one codebook.
+        num_codebooks: number of codebooks K, each with its own channels (grouped FSQ).
         prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` instead of all books.
+        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
     """
 
     slope = 1.0
@@ -70,7 +75,7 @@ class FSQ(Scalar):
         middle = self.levels // 2
         return (digits - middle) / middle
 
-    def _bridge(self, y: Tensor, values: Tensor) -> Tensor:
+    def _estimate(self, y: Tensor, values: Tensor) -> Tensor:
         return values + (y - y.detach()) / (self.levels // 2)
 
 
@@ -81,3 +86,69 @@ class IFSQ(FSQ):
     """
 
     slope = 0.8
+
+
+class ResidualFSQ(Quantizer):
+    """FSQ again and again on what is left over, in groups of channels, the stream stage-major.
+
+    With fixed scales (1 / (L - 1) per stage, input bounded by tanh) late stages get residuals that are too small or too
+    large for their levels. The robust form (arXiv 2508.15860) learns each stage's scale, started from the data.
+
+    Args:
+        dim: latent width D.
+        levels: levels of the channels of one group; linear layers project in and out if groups * channels is not D.
+        stages: residual stages R; K = groups * R.
+        groups: groups of channels G.
+        robust: learned scales instead of fixed ones.
+        prefixes: legal values of ``num_codebooks`` in calls; None means whole stages: G, 2G, ..., K.
+        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        levels: Sequence[int] = (8, 5, 5, 5),
+        stages: int = 8,
+        *,
+        groups: int = 1,
+        robust: bool = True,
+        prefixes: Sequence[int] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        width = len(levels) * groups
+        update = "gradient" if robust else "frozen"
+        codebooks = []
+        for stage in range(stages):
+            scale = [1.0 / (level - 1) ** stage for level in levels]
+            table = {"name": "grid", "levels": list(levels), "scale": scale}
+            codebooks += [
+                Codebook(len(levels), prod(levels), table=table, update=update) for _ in range(groups)
+            ]
+        self.inner = Additive(
+            width,
+            codebooks,
+            split(width, groups) * stages,
+            prefixes=prefixes or range(groups, groups * stages + 1, groups),
+            dropout=dropout,
+        )
+        self.dim, self.robust = dim, robust
+        self.codebook_sizes, self.prefixes = self.inner.codebook_sizes, self.inner.prefixes
+        self.in_proj: nn.Module = Linear(dim, width) if width != dim else nn.Identity()
+        self.out_proj: nn.Module = Linear(width, dim) if width != dim else nn.Identity()
+
+    def _project_in(self, x: Tensor) -> Tensor:
+        x = self.in_proj(x)
+        return x if self.robust else torch.tanh(x)
+
+    def _forward(self, x: Tensor, num: int | None) -> QuantizerOutput:
+        y = self._project_in(x.reshape(-1, self.dim)).view(*x.shape[:2], self.inner.dim)
+        out = self.inner._forward(y, num)
+        whole, part = (self.out_proj(z.flatten(0, 1)).view(x.shape) for z in (out.quantized, out.first_stage))
+        return replace(out, quantized=whole, first_stage=part)
+
+    def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
+        return self.inner._search(self._project_in(x), num, beam, refine)
+
+    def _embed(self, codes: Tensor) -> Tensor:
+        return self.out_proj(self.inner._embed(codes))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.quantizers.base import Losses
-from codec.quantizers.codebook.grid import best_scale, spaced
+from codec.quantizers.codebook.init import best_scale, spaced
 from codec.quantizers.scalar import Scalar
 
 
@@ -19,10 +19,10 @@ class Lattice(Scalar):
 
     Args:
         dim: latent width D.
-        levels: lattice points per channel of one book, the sides of the box.
-        num_codebooks: number of books K, each with its own channels.
+        levels: lattice points per channel of one codebook, the sides of the box.
+        num_codebooks: number of codebooks K, each with its own channels.
         prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` instead of all books.
+        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
     """
 
     loss_names = ("commit", "codebook", "size")
@@ -39,7 +39,7 @@ class Lattice(Scalar):
         super().__init__(dim, list(levels) * num_codebooks, num_codebooks, prefixes=prefixes, dropout=dropout)
         self.step = nn.Parameter(4.6 / self.levels)
 
-    def _begin(self, y: Tensor) -> None:
+    def _init_from(self, y: Tensor) -> None:
         reach = best_scale(y, lambda x, scale: self._points(x, 2 * scale / (self.levels - 1)))
         self.step.data.copy_(2 * reach / (self.levels - 1))
 
@@ -70,10 +70,10 @@ class QLAE(Scalar):
 
     Args:
         dim: latent width D.
-        levels: values per channel of one book.
-        num_codebooks: number of books K, each with its own channels.
+        levels: values per channel of one codebook.
+        num_codebooks: number of codebooks K, each with its own channels.
         prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` instead of all books.
+        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
     """
 
     loss_names = ("commit", "codebook")
@@ -96,7 +96,7 @@ class QLAE(Scalar):
 
     unused: Tensor
 
-    def _begin(self, y: Tensor) -> None:
+    def _init_from(self, y: Tensor) -> None:
         scale = best_scale(y, lambda x, scale: spaced(x, scale, self.levels))
         self.values.data.mul_(2 * scale[:, None])
 

@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from codec.errors import ConfigError
-from codec.quantizers.base import Losses, Pass, Quantizer, check_prefixes, name_metrics
-from codec.quantizers.codebook.book import Book, usage_perplexity
-from codec.quantizers.codebook.bridge import straight_through
-from codec.quantizers.codebook.sync import all_reduce
+from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes, name_metrics
+from codec.quantizers.codebook import Codebook
+from codec.quantizers.codebook.codebook import usage_perplexity
+from codec.quantizers.codebook.distributed import all_reduce
+from codec.quantizers.codebook.gradient import straight_through
 from codec.quantizers.scalar import keep
 
 
@@ -109,7 +110,7 @@ class PVQ(Quantizer):
         pulses: sum of magnitudes k; a code has log2 N(D / K, k) bits for the shape.
         gains: number of gains, the other factor of V.
         prefixes: legal values of ``num_codebooks`` in calls, other groups being zero; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` instead of all books.
+        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class PVQ(Quantizer):
             raise ConfigError(f"{self.pyramid.size} shapes times {gains} gains are more than 2^32 codes")
         self.codebook_sizes = (size,) * num_codebooks
         self.prefixes = check_prefixes(prefixes, num_codebooks)
-        self.gain = Book(1, gains, revive="none")
+        self.gain = Codebook(1, gains, replace_dead="none")
 
     def _codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (M, K) and gain indices (M * K,) of vectors (M, D)."""
@@ -156,27 +157,27 @@ class PVQ(Quantizer):
     def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
         return self._codes(x)[0][:, :num]
 
-    def _forward(self, x: Tensor, num: int | None) -> Pass:
+    def _forward(self, x: Tensor, num: int | None) -> QuantizerOutput:
         batch, frames, _ = x.shape
         bad = (~torch.isfinite(x.detach())).sum()
         clean = x.detach().nan_to_num(0.0, 0.0, 0.0).reshape(-1, self.dim)
-        whole = False
+        initialise = False
         if self.training:
             all_reduce(bad)
             parts = clean.view(-1, self.width)
             gains = self._gain(parts, self.pyramid.project(parts))
-            whole = not self.gain.ready
-            if whole and not bad:
-                self.gain.begin(gains)
+            initialise = not self.gain.is_initialised
+            if initialise and not bad:
+                self.gain.initialise(gains)
         found, index = self._codes(clean)
         if self.training:
-            query, counts, sums = self.gain.statistics(gains, index)
+            projected, counts, sums = self.gain.statistics(gains, index)
             all_reduce(counts, sums)
             embedded = self._embed(found)
-            self.gain.update(query, counts, sums, (1 - self.gain.decay) * (bad == 0).float())
+            self.gain.update(projected, counts, sums, (1 - self.gain.decay) * (bad == 0).float())
         else:
             embedded = self._embed(found)
-        numbers = self._draw(batch, num, whole=whole)
+        numbers = self._draw(batch, num, whole=initialise)
         stages = max(numbers, default=self.prefixes[-1] if num is None else num)
         spans = [(k * self.width, (k + 1) * self.width) for k in range(self.groups)]
         kept, sent = keep(numbers, spans, x.device)
@@ -186,7 +187,7 @@ class PVQ(Quantizer):
         metrics |= name_metrics([self._measure(codes[..., k]) for k in range(stages)])
         error = ((x - values) * kept).square().sum() / max(int(kept.sum()) * frames, 1)
         quantized = straight_through(x, values)
-        return quantized, quantized, codes, {"commit": error}, metrics
+        return QuantizerOutput(quantized, codes, {"commit": error}, metrics, quantized)
 
     def _measure(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         counts = torch.unique(codes[codes >= 0], return_counts=True)[1].float()

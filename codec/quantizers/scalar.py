@@ -9,34 +9,34 @@ from torch import Tensor, nn
 from codec.errors import ConfigError
 from codec.nn.linear import Linear
 from codec.quantizers.additive import split
-from codec.quantizers.base import Losses, Pass, Quantizer, check_prefixes, name_metrics
-from codec.quantizers.codebook.book import usage_perplexity
-from codec.quantizers.codebook.bridge import straight_through
-from codec.quantizers.codebook.sync import all_reduce, broadcast, gather
+from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes, name_metrics
+from codec.quantizers.codebook.codebook import usage_perplexity
+from codec.quantizers.codebook.distributed import all_reduce, broadcast, gather
+from codec.quantizers.codebook.gradient import straight_through
 
-_COUNTED = 1 << 16  # larger books are counted per batch, without a running count
+_COUNTED = 1 << 16  # larger codebooks are counted per batch, without a running count
 
 
 class Scalar(Quantizer):
-    """Base of quantizers with a few levels per channel; K books share the channels, missing books are zeros.
+    """Base of quantizers with a few levels per channel; K codebooks share the channels, missing ones are zeros.
 
     A subclass says which level each channel takes (``_digits``), what value that is (``_values``), and may add
-    losses (``_terms``), move the input first (``_bound``) or start from data (``_begin``).
+    losses (``_terms``), move the input first (``_bound``) or take initial values from data (``_init_from``).
 
     Args:
         dim: latent width D.
-        levels: levels L of each of the d channels; if d is not D, linear layers lead in and out.
-        num_codebooks: number of books K that the channels are split into.
+        levels: levels L of each of the d channels; if d is not D, linear layers project in and out.
+        num_codebooks: number of codebooks K that the channels are split into.
         prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` instead of all books.
+        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
 
     Raises:
-        ConfigError: levels below 2, or a book of more than 2^32 codes.
+        ConfigError: levels below 2, or a codebook of more than 2^32 codes.
     """
 
     levels: Tensor
     radix: Tensor
-    started: Tensor
+    initialised: Tensor
     loss_names: tuple[str, ...] = ()
 
     def __init__(
@@ -57,19 +57,19 @@ class Scalar(Quantizer):
         self.codebook_sizes = tuple(prod(levels[low:high]) for low, high in self.spans)
         if max(self.codebook_sizes) > 1 << 32:
             raise ConfigError(
-                f"a book of {max(self.codebook_sizes)} codes is too large (at most 2^32): use more books"
+                f"a codebook of {max(self.codebook_sizes)} codes is too large (at most 2^32): use more codebooks"
             )
         self.prefixes = check_prefixes(prefixes, num_codebooks)
-        self.down: nn.Module = Linear(dim, self.width) if self.width != dim else nn.Identity()
-        self.up: nn.Module = Linear(self.width, dim) if self.width != dim else nn.Identity()
+        self.in_proj: nn.Module = Linear(dim, self.width) if self.width != dim else nn.Identity()
+        self.out_proj: nn.Module = Linear(self.width, dim) if self.width != dim else nn.Identity()
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         steps = [prod(levels[low:i]) for low, high in self.spans for i in range(low, high)]
         self.register_buffer("radix", torch.tensor(steps), persistent=False)
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
         for k, size in enumerate(self.codebook_sizes):
             if size <= _COUNTED:
                 self.register_buffer(f"counts_{k}", torch.zeros(size), persistent=False)
-        self._ready: bool | None = None
+        self._initialised: bool | None = None
 
     # ---- what a subclass says ----
 
@@ -89,7 +89,7 @@ class Scalar(Quantizer):
         """Value (M, d) of levels (M, d), with gradient to what the quantizer learns."""
         raise NotImplementedError
 
-    def _bridge(self, y: Tensor, values: Tensor) -> Tensor:
+    def _estimate(self, y: Tensor, values: Tensor) -> Tensor:
         """The values, with the gradient to the bounded channels (M, d)."""
         return straight_through(y, values)
 
@@ -97,18 +97,18 @@ class Scalar(Quantizer):
         """The losses ``loss_names`` of channels (M, d), before and after the bound, and their values (M, d)."""
         return {}
 
-    def _begin(self, y: Tensor) -> None:
-        """Set up from the first channels (M, d) seen in training."""
+    def _init_from(self, y: Tensor) -> None:
+        """Set what comes from data by the first channels (M, d) seen in training."""
 
     # ---- integers ----
 
     def pack(self, digits: Tensor) -> Tensor:
-        """Codes (M, K) of levels (M, d): digit j counts the product of the levels before it in its book."""
+        """Codes (M, K) of levels (M, d): digit j counts the product of the levels before it in its codebook."""
         terms = digits * self.radix
         return torch.stack([terms[:, low:high].sum(1) for low, high in self.spans], 1)
 
     def unpack(self, codes: Tensor) -> Tensor:
-        """Levels (M, d') of the first K' books' codes (M, K')."""
+        """Levels (M, d') of the first K' codebooks' codes (M, K')."""
         spans = self.spans[: codes.shape[1]]
         spread = torch.cat(
             [codes[:, k : k + 1].expand(-1, high - low) for k, (low, high) in enumerate(spans)], 1
@@ -118,66 +118,66 @@ class Scalar(Quantizer):
 
     # ---- the interface ----
 
-    def _forward(self, x: Tensor, num: int | None) -> Pass:
+    def _forward(self, x: Tensor, num: int | None) -> QuantizerOutput:
         batch, frames, _ = x.shape
         bad = (~torch.isfinite(x.detach())).sum()
         if self.training:
             all_reduce(bad)
-        y = self.down(x.reshape(-1, self.dim))
-        whole = self.training and not self._is_ready()
-        if whole and not bad:
-            self._start(gather(y.detach()))
+        y = self.in_proj(x.reshape(-1, self.dim))
+        initialise = self.training and not self._is_initialised()
+        if initialise and not bad:
+            self._initialise(gather(y.detach()))
         bounded = self._bound(y)
-        pick = self._sample if self.training else self._digits
-        digits = pick(bounded.detach().nan_to_num(0.0, 0.0, 0.0))
+        choose = self._sample if self.training else self._digits
+        digits = choose(bounded.detach().nan_to_num(0.0, 0.0, 0.0))
         values = self._values(digits)
-        numbers = self._draw(batch, num, whole=whole)
-        out = self._bridge(bounded, values)
+        numbers = self._draw(batch, num, whole=initialise)
+        out = self._estimate(bounded, values)
         stages = max(numbers, default=self.prefixes[-1] if num is None else num)
         codes = self.pack(digits)[:, :stages].view(batch, frames, stages)
         out = out.view(batch, frames, self.width)
         kept, sent = keep(numbers, self.spans, x.device)
         out, codes = out * kept, codes.masked_fill(~sent[..., :stages], -1)
-        quantized = self.up(out.reshape(-1, self.width)).view(batch, frames, self.dim)
+        quantized = self.out_proj(out.reshape(-1, self.width)).view(batch, frames, self.dim)
         metrics: Losses = {"nonfinite": bad} if self.training else {}
         metrics |= name_metrics([self._measure(k, codes[..., k].flatten()) for k in range(stages)])
         losses = (
             self._terms(y, bounded, values) if len(y) else dict.fromkeys(self.loss_names, y.new_zeros(()))
         )
-        return quantized, quantized, codes, losses, metrics
+        return QuantizerOutput(quantized, codes, losses, metrics, quantized)
 
     def _search(self, x: Tensor, num: int, beam: int, refine: int) -> Tensor:
-        return self.pack(self._digits(self._bound(self.down(x))))[:, :num]
+        return self.pack(self._digits(self._bound(self.in_proj(x))))[:, :num]
 
     def _embed(self, codes: Tensor) -> Tensor:
         digits = self.unpack(codes)
         missing = digits.new_zeros(len(digits), self.width - digits.shape[1])
         values = self._values(torch.cat([digits, missing], 1))
         values[:, digits.shape[1] :] = 0
-        return self.up(values)
+        return self.out_proj(values)
 
     @torch.no_grad()
-    def _start(self, y: Tensor) -> None:
+    def _initialise(self, y: Tensor) -> None:
         if len(y):
-            self._begin(y)
+            self._init_from(y)
             broadcast(*self.parameters())
-            self.started.fill_(True)
-            self._ready = True
+            self.initialised.fill_(True)
+            self._initialised = True
 
     @torch.no_grad()
-    def adopt(self) -> None:
-        """Take the scales as learned: training goes on from them."""
-        self.started.fill_(True)
-        self._ready = None
+    def mark_initialised(self) -> None:
+        """Take the levels as they are: training goes on from them."""
+        self.initialised.fill_(True)
+        self._initialised = None
 
-    def _is_ready(self) -> bool:
-        if self._ready is None:
-            self._ready = bool(self.started)
-        return self._ready
+    def _is_initialised(self) -> bool:
+        if self._initialised is None:
+            self._initialised = bool(self.initialised)
+        return self._initialised
 
     @torch.no_grad()
-    def _measure(self, book: int, codes: Tensor) -> tuple[Tensor, Tensor]:
-        size, codes = self.codebook_sizes[book], codes[codes >= 0]
+    def _measure(self, codebook: int, codes: Tensor) -> tuple[Tensor, Tensor]:
+        size, codes = self.codebook_sizes[codebook], codes[codes >= 0]
         if size > _COUNTED:
             counts = torch.unique(codes, return_counts=True)[1].float()
             usage, perplexity = usage_perplexity(counts, 0.5)
@@ -185,20 +185,20 @@ class Scalar(Quantizer):
         counts = torch.bincount(codes, minlength=size).float()
         if not self.training:
             return usage_perplexity(counts, 0.5)
-        running = getattr(self, f"counts_{book}")
+        running = getattr(self, f"counts_{codebook}")
         all_reduce(counts)
         running.lerp_(counts, 0.01)
         return usage_perplexity(running, 0.003)
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._ready = None
+        self._initialised = None
 
 
 def keep(
     numbers: Sequence[int], spans: Sequence[tuple[int, int]], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Which channels (B, 1, d) and which books (B, 1, K) samples with so many books keep."""
-    books = torch.tensor(numbers, device=device)[:, None, None]
+    """Which channels (B, 1, d) and which codebooks (B, 1, K) samples with so many codebooks keep."""
+    kept = torch.tensor(numbers, device=device)[:, None, None]
     owner = [k for k, (low, high) in enumerate(spans) for _ in range(low, high)]
-    return torch.tensor(owner, device=device) < books, torch.arange(len(spans), device=device) < books
+    return torch.tensor(owner, device=device) < kept, torch.arange(len(spans), device=device) < kept

@@ -1,4 +1,4 @@
-"""The books of an additive quantizer as one tensor, for the search operator."""
+"""The codebooks of an additive quantizer as one tensor, for the search operator."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ class Stack:
     """Code vectors of K stages, each of which adds to its span of channels.
 
     Stages whose spans take turns, all equally wide, are searched as groups side by side; others as one group of full
-    width whose books are zero outside their span.
+    width whose codebooks are zero outside their span.
 
     Args:
         tables: code vectors (V, d) of each stage.
@@ -29,17 +29,19 @@ class Stack:
         turns = tuple((g * width, (g + 1) * width) for g in range(groups)) * (len(self.spans) // groups)
         self.grouped = self.spans == turns
         spread = ((0, width),) * len(self.spans) if self.grouped else self.spans
-        books = stack_tables(self.tables, spread, width if self.grouped else dim)
-        # (G, S, V, d): stage s of group g is book s * G + g
-        self.books = books.unflatten(0, (-1, groups if self.grouped else 1)).transpose(0, 1).contiguous()
+        stacked = stack_tables(self.tables, spread, width if self.grouped else dim)
+        # (G, S, V, d): stage s of group g is codebook s * G + g
+        self.codebooks = (
+            stacked.unflatten(0, (-1, groups if self.grouped else 1)).transpose(0, 1).contiguous()
+        )
 
     def encode(self, x: Tensor, beam: int) -> Tensor:
         """Codes (M, K) of vectors (M, D)."""
-        return ops.rvq_encode(self._parts(x), self.books, beam=beam).permute(1, 2, 0).flatten(1)
+        return ops.rvq_encode(self._parts(x), self.codebooks, beam=beam).permute(1, 2, 0).flatten(1)
 
     def train(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Greedy codes (M, K) of vectors (M, D); of each stage counts (V,) and sums (V, d) of what chose the codes."""
-        found = ops.rvq_encode_train(self._parts(x), self.books)
+        found = ops.rvq_encode_train(self._parts(x), self.codebooks)
         counts, sums = (part.transpose(0, 1).flatten(0, 1) for part in (found.counts, found.sums))
         sizes = [len(table) for table in self.tables]
         return (
@@ -53,17 +55,17 @@ class Stack:
 
     def embed(self, codes: Tensor) -> Tensor:
         """Vectors (M, D) of codes (M, K)."""
-        groups, stages, size, width = self.books.shape
-        # one bag for each vector and group, its books added in their order
+        groups, stages, size, width = self.codebooks.shape
+        # one bag for each vector and group, its codebooks added in their order
         first = torch.arange(0, groups * stages * size, size, device=codes.device).view(groups, stages)
         bags = codes.unflatten(1, (stages, groups)).transpose(1, 2) + first
-        vectors = F.embedding_bag(bags.flatten(0, 1), self.books.flatten(0, 2), mode="sum")
+        vectors = F.embedding_bag(bags.flatten(0, 1), self.codebooks.flatten(0, 2), mode="sum")
         vectors = vectors.view(len(codes), groups * width)
         return F.pad(vectors, (0, self.dim - groups * width)) if groups * width < self.dim else vectors
 
     def _parts(self, x: Tensor) -> Tensor:
         """(M, D) as (G, M, d)."""
-        groups, width = self.books.shape[0], self.books.shape[3]
+        groups, width = self.codebooks.shape[0], self.codebooks.shape[3]
         return x[:, : groups * width].unflatten(1, (groups, width)).transpose(0, 1).contiguous()
 
 

@@ -10,28 +10,28 @@ from torch.nn import functional as F
 
 from codec.errors import ConfigError
 from codec.nn.linear import linear
-from codec.quantizers.base import Losses, Pass, Quantizer, check_prefixes, name_metrics
-from codec.quantizers.codebook.book import usage_perplexity
-from codec.quantizers.codebook.bridge import straight_through
+from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes, name_metrics
+from codec.quantizers.codebook.codebook import usage_perplexity
+from codec.quantizers.codebook.gradient import straight_through
 from codec.quantizers.scalar import keep
 
 _GAINS = 1024  # levels of the length, over 2^-16 .. 2^16
 _OCTAVES = 32
-_BOOK_BITS = 16  # channels share books of up to this size
+_CODEBOOK_BITS = 16  # channels share codebooks of up to this size
 
 
 class TurboQuant(Quantizer):
     """Length times direction; the direction rotated at random, so that all channels are alike (arXiv 2504.19874).
 
-    Each rotated channel of a unit vector is close to N(0, 1 / D), whose best 2^bits levels are known. The first book
-    holds the length in 1,024 logarithmic steps, the others the channels.
+    Each rotated channel of a unit vector is close to N(0, 1 / D), whose best 2^bits levels are known. The first
+    codebook holds the length in 1,024 logarithmic steps, the others the channels.
 
     Args:
         dim: latent width D.
         bits: bits per channel, 1 to 8.
         seed: of the rotation, which is stored with the weights.
         prefixes: legal values of ``num_codebooks`` in calls, missing channels being zero; None means 2..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` instead of all books.
+        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
 
     Raises:
         ConfigError: settings out of range.
@@ -53,7 +53,7 @@ class TurboQuant(Quantizer):
         super().__init__(dropout)
         if not 1 <= bits <= 8:
             raise ConfigError(f"TurboQuant takes 1 to 8 bits per channel, not {bits}")
-        share = max(1, _BOOK_BITS // bits)
+        share = max(1, _CODEBOOK_BITS // bits)
         self.dim, self.bits = dim, bits
         self.spans = [(low, min(low + share, dim)) for low in range(0, dim, share)]
         self.codebook_sizes = (_GAINS, *(1 << bits * (high - low) for low, high in self.spans))
@@ -66,7 +66,7 @@ class TurboQuant(Quantizer):
         self.register_buffer("edges", ((levels[1:] + levels[:-1]) / 2 / sqrt(dim)).float(), persistent=False)
 
     def pack(self, digits: Tensor, count: int) -> Tensor:
-        """The first ``count`` books' codes (M, count) of levels (M, D)."""
+        """The first ``count`` codebooks' codes (M, count) of levels (M, D)."""
         codes = []
         for low, high in self.spans[:count]:
             shifts = self.bits * torch.arange(high - low, device=digits.device)
@@ -74,7 +74,7 @@ class TurboQuant(Quantizer):
         return torch.stack(codes, 1)
 
     def unpack(self, codes: Tensor) -> Tensor:
-        """Levels (M, d) of the first K' books' codes (M, K')."""
+        """Levels (M, d) of the first K' codebooks' codes (M, K')."""
         digits = []
         for code, (low, high) in zip(codes.unbind(1), self.spans, strict=False):
             shifts = self.bits * torch.arange(high - low, device=codes.device)
@@ -92,7 +92,7 @@ class TurboQuant(Quantizer):
         unit = self.levels[self.unpack(codes[:, 1:])]
         return length * linear(F.pad(unit, (0, self.dim - unit.shape[1])), self.rotation, arrange=torch.t)
 
-    def _forward(self, x: Tensor, num: int | None) -> Pass:
+    def _forward(self, x: Tensor, num: int | None) -> QuantizerOutput:
         batch, frames, _ = x.shape
         flat = x.detach().nan_to_num(0.0, 0.0, 0.0).reshape(-1, self.dim)
         numbers = self._draw(batch, num)
@@ -109,7 +109,7 @@ class TurboQuant(Quantizer):
         metrics: Losses = {"nonfinite": (~torch.isfinite(x.detach())).sum()} if self.training else {}
         metrics |= name_metrics([self._measure(codes[..., k], self.codebook_sizes[k]) for k in range(stages)])
         quantized = straight_through(x, values)
-        return quantized, quantized, codes, {}, metrics
+        return QuantizerOutput(quantized, codes, {}, metrics, quantized)
 
     @staticmethod
     def _measure(codes: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -1,39 +1,40 @@
 """Variational vector quantization (VAEVQ)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from codec.quantizers.base import Pass
+from codec.quantizers.base import QuantizerOutput
 from codec.quantizers.codebook import Choices
-from codec.quantizers.rvq import RVQ
+from codec.quantizers.vector import RVQ
 
 
 class VAEVQ(RVQ):
     """The latent is the mean of a Gaussian, whose samples the decoder also learns from (arXiv 2511.06863).
 
     The paper decodes each latent twice, sampled and quantized; here a share of the training samples is decoded from the
-    sample. Losses beside those of the books, by the paper's formulas (its release leaves most of them out):
+    sample. Losses beside those of the codebooks, by the paper's formulas (its release leaves most of them out):
     ``coherence`` = mean |(q - mu) / sg(sigma)|^2 / 2, ``kl`` to the standard normal, and ``spread``, the 2-Wasserstein
-    distance of the sum of all books' vectors to the standard normal, channels taken as independent between books.
+    distance of the sum of all codebooks' vectors to the standard normal, channels independent between codebooks.
 
     Args:
         dim: latent width D.
-        num_codebooks: number of books K.
-        codebook_size: codes per book V.
+        num_codebooks: number of codebooks K.
+        codebook_size: codes per codebook V, one number or one for each.
         sampled: share of the samples of a training batch that are decoded without quantization.
         prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` instead of all books.
-        choices: table, assign, learn, revive, bridge, start, regularise, decay (see ``codebook.book.Book``).
+        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
+        choices: of every codebook (see `codec.quantizers.codebook.Codebook`).
     """
 
     def __init__(
         self,
         dim: int,
         num_codebooks: int = 1,
-        codebook_size: int = 1024,
+        codebook_size: int | Sequence[int] = 1024,
         *,
         sampled: float = 0.5,
         prefixes: Sequence[int] | None = None,
@@ -46,8 +47,9 @@ class VAEVQ(RVQ):
         nn.init.zeros_(self.log_variance.weight)
         nn.init.constant_(self.log_variance.bias, -4.0)
 
-    def _forward(self, x: Tensor, num: int | None) -> Pass:
-        quantized, first, codes, losses, metrics = super()._forward(x, num)
+    def _forward(self, x: Tensor, num: int | None) -> QuantizerOutput:
+        out = super()._forward(x, num)
+        quantized, losses = out.quantized, out.losses
         log_var = self.log_variance(x).clamp(-20, 10)
         sigma = (0.5 * log_var).exp()
         if x.numel():
@@ -59,12 +61,12 @@ class VAEVQ(RVQ):
         if self.training and self.sampled:
             drawn = torch.rand(len(x), 1, 1, device=x.device) < self.sampled
             quantized = torch.where(drawn, x + sigma * torch.randn_like(x), quantized)
-        return quantized, first, codes, losses, metrics
+        return replace(out, quantized=quantized)
 
     def _spread_of_codes(self) -> Tensor:
-        """2-Wasserstein distance, per channel, of the sum of a random code of each book to N(0, I)."""
-        used = [self.book(k).table for k in range(len(self.stages))]
-        tables = [table.lift(table.codes()) for table in used]
+        """2-Wasserstein distance, per channel, of the sum of a random code of each codebook to N(0, I)."""
+        used = [self.codebook(k).table for k in range(len(self.stages))]
+        tables = [table.project_out(table.codes()) for table in used]
         mean = torch.stack([t.mean(0) for t in tables]).sum(0)
         covariance = torch.stack([(t - t.mean(0)).t() @ (t - t.mean(0)) / len(t) for t in tables]).sum(0)
         values = torch.linalg.eigvalsh(covariance + 1e-6 * torch.eye(self.dim, device=mean.device)).clamp_min(

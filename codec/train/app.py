@@ -145,7 +145,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     folder = Path(config.dir)
     checkpoint = _starting_point(config, folder)
     torch.manual_seed(config.seed)
-    codec = build(config.codec)
+    codec = build(config.codec, allow=True)
     if config.hop is not None and codec.hop != config.hop:
         raise ConfigError(f"the model's strides multiply to {codec.hop}, but the hop is {config.hop}")
     origin = {}
@@ -244,9 +244,12 @@ def make_task(
     """
     given = {"sample_rate": codec.sample_rate, "channels": codec.channels}
     losses = ReconstructionLosses(
-        {label: make("loss", spec, **given) for label, spec in config.loss.terms.items()}
+        {label: make("loss", spec, allow=True, **given) for label, spec in config.loss.terms.items()}
     )
-    found = {label: make("discriminator", spec, **given) for label, spec in config.discriminator.items()}
+    found = {
+        label: make("discriminator", spec, allow=True, **given)
+        for label, spec in config.discriminator.items()
+    }
     adversarial, feature, teacher = config.loss.adversarial, config.loss.feature, config.loss.teacher
     if found and adversarial is None:
         raise ConfigError("there are discriminators, but loss.adversarial is not set")
@@ -266,9 +269,11 @@ def make_task(
         config.optim,
         config.train,
         discriminators=Discriminators(found) if found else None,
-        adversarial=make("loss", adversarial) if found and adversarial else None,
-        feature=make("loss", feature) if found and feature else None,
-        teacher=make("loss", teacher, dim=codec.quantizer.dim, hop=codec.hop, **given) if teacher else None,
+        adversarial=make("loss", adversarial, allow=True) if found and adversarial else None,
+        feature=make("loss", feature, allow=True) if found and feature else None,
+        teacher=make("loss", teacher, allow=True, dim=codec.quantizer.dim, hop=codec.hop, **given)
+        if teacher
+        else None,
         balancer=balancer,
         choices=codebook_choices(config, rates),
         seed=config.seed,

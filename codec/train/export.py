@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codec import checkpoint
-from codec.build import build, keywords, part
+from codec import checkpoint, legacy
+from codec.build import Allow, build, keywords, resolve
 from codec.errors import CheckpointError
 from codec.models.codec import Codec
 
@@ -23,6 +23,7 @@ def export(
     *,
     half: bool = True,
     metadata: Mapping[str, Any] | None = None,
+    allow: Allow = (),
 ) -> dict[str, Any]:
     """Write the weights of a run.
 
@@ -33,6 +34,7 @@ def export(
         target: the weights file.
         half: store in 16 bits.
         metadata: what else goes into the model card: licence, scores; it overrides what the run recorded.
+        allow: import paths, modules or packages of parts from outside this package that the run may name.
 
     Returns:
         The metadata of the file.
@@ -42,10 +44,10 @@ def export(
     """
     state = _read(find(run))
     provenance = dict(state["codec"])
-    config = provenance.pop("config")
-    codec = build(config)
-    codec.load_state_dict(_weights(state["state_dict"]))
-    config, codec = for_use(config, codec)
+    config = legacy.config(provenance.pop("config"))
+    codec = build(config, allow=allow)
+    codec.load_state_dict(legacy.tensors(_weights(state["state_dict"])))
+    config, codec = for_use(config, codec, allow)
     # where the recordings lay on the machine that trained means nothing elsewhere
     data = {key: value for key, value in provenance.pop("data", {}).items() if key != "root"}
     checkpoint.save(codec, target, config, provenance | {"data": data} | dict(metadata or {}), half=half)
@@ -89,14 +91,14 @@ def _weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def for_use(config: dict[str, Any], codec: Codec) -> tuple[dict[str, Any], Codec]:
+def for_use(config: dict[str, Any], codec: Codec, allow: Allow = ()) -> tuple[dict[str, Any], Codec]:
     """The same codec with frozen codebooks, so that nothing is stored that only training needs."""
     spec = config["quantizer"]
-    if "learn" not in keywords(part("quantizer", spec["name"])):
+    if "update" not in keywords(resolve("quantizer", spec["name"], allow)):
         return config, codec
-    frozen = {"learn": "frozen", "revive": "none", "start": "random"}
+    frozen = {"update": "frozen", "replace_dead": "none", "init": "random"}
     config = copy.deepcopy(config) | {"quantizer": dict(spec) | frozen}
-    fixed = build(config)
+    fixed = build(config, allow=allow)
     weights = codec.state_dict()
     fixed.load_state_dict({name: weights[name] for name in fixed.state_dict()})
     return config, fixed

@@ -6,11 +6,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from codec import assets
+from codec import assets, legacy
 from codec.train import recipes
 from codec.train.config import parse
 from codec.train.size import slower, tiny
@@ -41,8 +42,13 @@ def refresh() -> None:
 def receipts() -> list[Receipt]:
     """All receipts of the repository, by recipe and size."""
     paths = sorted((recipes.folder() / "receipts").glob("*.json"))
-    found = [json.loads(path.read_text()) for path in paths]
+    found = [_read(path) for path in paths]
     return sorted(found, key=lambda one: (one["size"], one["recipe"]))
+
+
+def _read(path: Path) -> Receipt:
+    one: dict[str, Any] = json.loads(path.read_text())
+    return one | {"config": legacy.config(one["config"])}
 
 
 def updated(text: str, found: Sequence[Receipt]) -> str:

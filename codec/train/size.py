@@ -54,9 +54,9 @@ def nimble(quantizer: dict[str, Any]) -> dict[str, Any]:
     """The same quantizer, its running means over 20 steps, its dead codes replaced every other step."""
     if "decay" not in quantizer:
         return quantizer
-    revive = resolve({key: quantizer[key] for key in DEFAULTS if key in quantizer})["revive"]
-    settings = {"name": revive} if isinstance(revive, str) else dict(revive)
-    quick = {"revive": settings | {"every": 2}} if settings["name"] == "threshold" else {}
+    replace_dead = resolve({key: quantizer[key] for key in DEFAULTS if key in quantizer})["replace_dead"]
+    settings = {"name": replace_dead} if isinstance(replace_dead, str) else dict(replace_dead)
+    quick = {"replace_dead": settings | {"every": 2}} if settings["name"] == "threshold" else {}
     return quantizer | {"decay": 0.95} | quick
 
 

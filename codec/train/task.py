@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from codec import legacy
 from codec.discriminators import DiscriminatorOutput, Discriminators
 from codec.errors import CheckpointError, CodecError, ConfigError
 from codec.losses import LogMelLoss
@@ -301,6 +302,7 @@ class CodecTask(lightning.LightningModule):
         Raises:
             CheckpointError: the checkpoint is of other networks than this configuration's.
         """
+        checkpoint["state_dict"] = legacy.tensors(checkpoint["state_dict"])
         theirs, ours = checkpoint["state_dict"], self.state_dict()
         other = [
             name for name in sorted(theirs.keys() | ours.keys()) if _shape(theirs, name) != _shape(ours, name)

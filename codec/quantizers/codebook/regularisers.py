@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codec.quantizers.codebook.assign import scores
+from codec.quantizers.codebook.assignment import scores
 
 _BLOCK = 1 << 22  # elements of a (vectors, codes) matrix; more vectors are sampled down to it
 

@@ -1,13 +1,13 @@
-"""Revive: what happens to codes that nothing chooses (nothing, threshold replacement, CVQ)."""
+"""Dead-code replacement: what happens to codes that nothing chooses (nothing, threshold, CVQ)."""
 
 import torch
 from torch import Tensor
 
-from codec.quantizers.codebook.assign import scores
+from codec.quantizers.codebook.assignment import scores
 
 
-class Revive:
-    """What happens to unused codes.
+class Replacement:
+    """What happens to dead codes, those that nothing chooses.
 
     Attributes:
         every: steps between two looks; 0 means never.
@@ -21,16 +21,16 @@ class Revive:
         Args:
             codes: (V, d) current code vectors.
             counts: (V,) running mean of the vectors per step that chose each code.
-            x: (M, d) queries of this step, M at least 1.
+            x: (M, d) projected vectors of this step, M at least 1.
         """
         raise NotImplementedError
 
 
-class Never(Revive):
-    """Unused codes stay unused."""
+class Never(Replacement):
+    """Dead codes stay dead."""
 
 
-class Threshold(Revive):
+class Threshold(Replacement):
     """Codes used less than a share of the uniform use move onto vectors of the batch (arXiv 2005.00341).
 
     One vector takes one code: where the batch has fewer vectors than there are such codes, the others stay until later.
@@ -58,7 +58,7 @@ class Threshold(Revive):
         return torch.where(moved[:, None], x[order], codes), moved, torch.where(moved, share, counts)
 
 
-class CVQ(Revive):
+class CVQ(Replacement):
     """Each code moves towards an anchor among the vectors, the more the less it is used (CVQ, arXiv 2307.15139).
 
     Args:

@@ -1,4 +1,4 @@
-"""Bridge: how the gradient crosses the quantizer (straight-through, rotation)."""
+"""Gradient estimators: how the gradient passes a quantizer (straight-through, rotation trick)."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,7 +10,7 @@ def straight_through(x: Tensor, q: Tensor) -> Tensor:
 
 
 def rotation(x: Tensor, q: Tensor) -> Tensor:
-    """The value of q, with the gradient of x turned and scaled as x is onto q (Fifty et al., arXiv 2410.06424).
+    """The rotation trick: the value of q, the gradient of x turned and scaled as x is onto q (arXiv 2410.06424).
 
     Args:
         x: (..., D) vectors.

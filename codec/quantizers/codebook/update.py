@@ -1,4 +1,4 @@
-"""Learn: how the table moves (EMA, gradient, synchronised, frozen)."""
+"""Update: how the code vectors move in training (EMA, gradient, synchronised, frozen)."""
 
 import torch
 from torch import Tensor, nn
@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from codec.quantizers.codebook.table import Table
 
 
-class Learn(nn.Module):
-    """How the table moves.
+class Update(nn.Module):
+    """How the code vectors move in training.
 
     Attributes:
         trainable: the optimiser moves the table, driven by a codebook loss.
@@ -36,7 +36,7 @@ class Learn(nn.Module):
         """
 
 
-class Ema(Learn):
+class Ema(Update):
     """Running means of the vectors that chose each code (van den Oord et al., arXiv 1711.00937)."""
 
     averages = True
@@ -56,13 +56,13 @@ class Ema(Learn):
         table.write(torch.where(used, self.sums / counts.clamp_min(1e-6)[:, None], table.weight))
 
 
-class Gradient(Learn):
+class Gradient(Update):
     """The optimiser moves the table: codebook loss |sg(z) - q|^2 (arXiv 1711.00937)."""
 
     trainable = True
 
 
-class Sync(Learn):
+class Sync(Update):
     """As gradient, and a share of the decoder's gradient reaches the codes too (Huh et al., arXiv 2305.08842).
 
     Args:
@@ -78,5 +78,5 @@ class Sync(Learn):
         self.nu = nu
 
 
-class Frozen(Learn):
-    """The table does not move: for inference, and for books that came from elsewhere."""
+class Frozen(Update):
+    """The table does not move: for inference, and for codebooks that came from elsewhere."""
