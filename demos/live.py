@@ -4,7 +4,8 @@
 
 A client sends 16-bit mono PCM at the model's rate in binary messages of any size, and gets the decoded sound back in
 the same form, frame by frame, `codec.delay` samples behind. A text message `{"codebooks": N}` changes its bit rate;
-once a second the server tells it `{"kbps", "latency_ms", "clients"}`.
+once a second the server tells it `{"kbps", "latency_ms", "clients"}`. Whoever sends what cannot be, or does not read
+what is sent, is dropped with the reason, which is logged; the others hear nothing of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -28,6 +30,9 @@ import codec
 
 PAGE = Path(__file__).with_name("live.html")
 BACKLOG_SECONDS = 2.0  # a client that sends faster than time passes is cut off
+DEAF_SECONDS = 1.0  # and so is one that does not take its sound; the others wait no longer
+LONGEST_REASON = 123  # bytes that fit into a closing frame
+log = logging.getLogger("codec.live")
 
 
 @dataclass
@@ -64,7 +69,7 @@ class VoiceLoop:
         """Serve one connection until it closes."""
         free = [row for row in range(self.rows) if row not in self.clients]
         if not free:
-            await socket.close(1013, f"all {self.rows} places are taken, try again later")
+            await self.drop(socket, 1013, f"all {self.rows} places are taken, try again later")
             return
         client = Client(socket, free[0], self.model.quantizer.prefixes[-1])
         self.fresh.add(client.row)
@@ -74,12 +79,17 @@ class VoiceLoop:
             async for message in socket:
                 problem = self.take(client, message)
                 if problem:
-                    await socket.close(1008, problem)
+                    await self.drop(socket, 1008, problem)
                     return
         except ConnectionClosed:
             pass
         finally:
             del self.clients[client.row]
+
+    async def drop(self, socket: ServerConnection, code: int, reason: str) -> None:
+        """Close a connection and say why, to the client and in the log."""
+        log.warning("%s is dropped: %s", socket.remote_address, reason)
+        await socket.close(code, reason.encode()[:LONGEST_REASON].decode(errors="ignore"))
 
     def take(self, client: Client, message: str | bytes) -> str | None:
         """Use one message; returns what is wrong with it, or None."""
@@ -100,9 +110,9 @@ class VoiceLoop:
         legal = self.model.quantizer.prefixes
         try:
             number = json.loads(message)["codebooks"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             number = None
-        if number not in legal:
+        if type(number) is not int or number not in legal:  # 4.0 and True are equal to whole numbers
             return f'settings look like {{"codebooks": N}} with N one of {", ".join(map(str, legal))}'
         client.codebooks = number
         return None
@@ -130,9 +140,25 @@ class VoiceLoop:
                 for client in ready:
                     frames[client.row, 0] = torch.from_numpy(client.waiting[: self.model.hop])
                     client.waiting = client.waiting[self.model.hop :]
-                audio = await asyncio.to_thread(self.tick, frames, {c.row: c.codebooks for c in ready})
-                pcm = (audio.clamp(-1, 1) * 32767).round().to(torch.int16).numpy().astype("<i2")
-                await asyncio.gather(*(self.reply(client, pcm[client.row, 0].tobytes()) for client in ready))
+                try:
+                    await self.serve(ready, frames)
+                except Exception:  # it costs a frame; who is to blame is found by serving each alone
+                    log.exception("a frame of %d clients failed", len(ready))
+                    await asyncio.gather(*(self.serve_alone(client, frames) for client in ready))
+
+    async def serve(self, clients: list[Client], frames: torch.Tensor) -> None:
+        """One frame of some clients, through the codec and back to them."""
+        audio = await asyncio.to_thread(self.tick, frames, {c.row: c.codebooks for c in clients})
+        pcm = (audio.clamp(-1, 1) * 32767).round().to(torch.int16).numpy().astype("<i2")
+        await asyncio.gather(*(self.reply(client, pcm[client.row, 0].tobytes()) for client in clients))
+
+    async def serve_alone(self, client: Client, frames: torch.Tensor) -> None:
+        """One frame of one client, who is dropped if it fails again."""
+        try:
+            await self.serve([client], frames)
+        except Exception as error:
+            log.exception("the frame of %s failed", client.socket.remote_address)
+            await self.drop(client.socket, 1011, f"your sound could not be coded ({type(error).__name__})")
 
     def tick(self, frames: torch.Tensor, books: dict[int, int]) -> torch.Tensor:
         """One frame through the codec for the rows of `books`: `(rows, 1, hop)` to the same."""
@@ -148,11 +174,17 @@ class VoiceLoop:
         """Send a frame, and once a second the state."""
         now = time.perf_counter()
         client.latency += 0.1 * (now - client.arrived - client.latency)
-        with contextlib.suppress(ConnectionClosed):
-            await client.socket.send(pcm)
-            if now - client.told > 1:
-                client.told = now
-                await client.socket.send(json.dumps(self.state(client)))
+        try:
+            async with asyncio.timeout(DEAF_SECONDS):
+                await client.socket.send(pcm)
+                if now - client.told > 1:
+                    client.told = now
+                    await client.socket.send(json.dumps(self.state(client)))
+        except ConnectionClosed:
+            pass
+        except TimeoutError:
+            log.warning("%s is dropped: it does not read what it is sent", client.socket.remote_address)
+            client.socket.transport.abort()  # closing politely would wait for it once more
 
 
 def page(connection: ServerConnection, request: Request) -> Response | None:
@@ -173,6 +205,7 @@ async def listening(
     """A running server; `server.sockets` tells its port when `port` is 0."""
     loop = VoiceLoop(model, rows)
     ticking = asyncio.create_task(loop.run())
+    ticking.add_done_callback(_report_end)
     try:
         # one second of sound at most in a message
         async with serve(
@@ -183,8 +216,14 @@ async def listening(
         ticking.cancel()
 
 
+def _report_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("the voice loop has ended: nobody is served any more", exc_info=error)
+
+
 async def main() -> None:
     """Serve until interrupted."""
+    logging.basicConfig(format="%(asctime)s %(message)s")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="default", help="name or path of a causal model")
     parser.add_argument("--host", default="localhost")

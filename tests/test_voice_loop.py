@@ -87,6 +87,10 @@ def test_a_place_is_used_again_and_begins_anew(model: codec.Codec) -> None:
         ("{}", "codebooks"),
         ("no json", "codebooks"),
         ('{"codebooks": 99}', "one of 1"),
+        ('{"codebooks": 4.0}', "one of 1"),
+        ('{"codebooks": true}', "one of 1"),
+        ('{"codebooks": [4]}', "one of 1"),
+        ("[" * 20000, "codebooks"),
         (bytes(2 * 16000), None),
     ],
 )
@@ -129,3 +133,61 @@ def test_a_full_house_says_so_and_the_page_is_there(model: codec.Codec) -> None:
     body, reason = asyncio.run(scene())
     assert "<title>Voice loop</title>" in body
     assert "places are taken" in reason
+
+
+def test_a_frame_that_fails_costs_one_client_and_is_logged(
+    model: codec.Codec, caplog: pytest.LogCaptureFixture
+) -> None:
+    tick = live.VoiceLoop.tick
+
+    def failing(self: live.VoiceLoop, frames: torch.Tensor, books: dict[int, int]) -> torch.Tensor:
+        if 2 in books.values():
+            raise RuntimeError("as if the odd one broke the codec")
+        return tick(self, frames, books)
+
+    async def scene() -> tuple[int, str]:
+        async with live.listening(model, port=0, rows=2) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with connect(f"ws://localhost:{port}") as odd:
+                await odd.recv()
+                await odd.send('{"codebooks": 2}')
+                good = asyncio.create_task(talk(port, pieces(1)[0], 320, 4, 25))
+                await asyncio.sleep(0.05)
+                await odd.send(bytes(640))
+                with pytest.raises(websockets.exceptions.ConnectionClosed) as closed:
+                    await asyncio.wait_for(odd.recv(), 20)
+                heard = await good
+            return len(heard), closed.value.rcvd.reason if closed.value.rcvd else ""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live.VoiceLoop, "tick", failing)
+        assert asyncio.run(scene()) == (8000, "your sound could not be coded (RuntimeError)")
+    assert "is dropped: your sound could not be coded" in caplog.text
+
+
+def test_who_does_not_listen_is_dropped_and_the_others_hear_all(
+    model: codec.Codec, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Deaf:
+        remote_address = ("nowhere", 1)
+        aborted = False
+
+        async def send(self, message: object) -> None:
+            await asyncio.sleep(1000)
+
+        @property
+        def transport(self) -> Deaf:
+            return self
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    async def scene() -> bool:
+        loop, socket = live.VoiceLoop(model, rows=1), Deaf()
+        await asyncio.wait_for(loop.reply(live.Client(socket, 0, 4), bytes(640)), 5)
+        return socket.aborted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "DEAF_SECONDS", 0.05)
+        assert asyncio.run(scene())
+    assert "does not read" in caplog.text
