@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 
 import codec
 from codec import assets
+from codec.bitstream.pack import code_bits
+from codec.distort import flip_bits, repeat_last
 
 matplotlib.use("Agg")
 # no ground and grey ink: the same picture is at home on a light page and on a dark one
@@ -131,29 +133,28 @@ def decode_codes(coded: Coded, codes: np.ndarray) -> np.ndarray:
     return load(coded.model).decode(torch.from_numpy(codes)[None].long())[0, 0].numpy()
 
 
-def damage(coded: Coded, bit_errors: float, lost: float, books: int, seed: int = 0) -> tuple[np.ndarray, str]:
+def damage(
+    coded: Coded, bit_errors: float, lost: float, codebooks: int, seed: int = 0
+) -> tuple[np.ndarray, str]:
     """Codes after a bad channel, and what happened in words.
 
     Args:
         coded: the encoded sound.
         bit_errors: share of the packed bits that flip.
         lost: share of the frames that never arrive; the last good one is repeated.
-        books: how many books are kept.
-        seed: of the accidents.
+        codebooks: how many are kept.
+        seed: of the random numbers.
     """
     random = np.random.default_rng(seed)
-    codes = coded.codes[:books].copy()
-    sizes = np.array(load(coded.model).quantizer.codebook_sizes[:books])
-    width = np.ceil(np.log2(sizes)).astype(int)
-    bits = int(width.max())
-    flips = (random.random((*codes.shape, bits)) < bit_errors) & (np.arange(bits) < width[:, None, None])
-    hit = codes ^ (flips * (1 << np.arange(bits))).sum(-1)
-    codes = np.where(hit < sizes[:, None], hit, codes)
-    gone = random.random(codes.shape[1]) < lost
-    gone[:1] = False
-    last = np.maximum.accumulate(np.where(gone, 0, np.arange(codes.shape[1])))
-    text = f"{int(flips.sum())} bits flipped, {int(gone.sum())} of {codes.shape[1]} frames lost, {books} books kept"
-    return codes[:, last], text
+    codes, sizes = coded.codes[:codebooks], load(coded.model).quantizer.codebook_sizes[:codebooks]
+    frames = codes.shape[1]
+    flips = random.random(frames * sum(code_bits(sizes))) < bit_errors
+    lost_frames = random.random(frames) < lost
+    lost_frames[:1] = False  # something must be there to repeat
+    text = (
+        f"{flips.sum()} bits flipped, {lost_frames.sum()} of {frames} frames lost, {codebooks} codebooks kept"
+    )
+    return repeat_last(flip_bits(codes, sizes, flips.astype(np.uint8)), lost_frames), text
 
 
 def scores(original: np.ndarray, decoded: np.ndarray, rate: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Systems, gates, channels, statistics, and an evaluation from end to end."""
+"""Systems, sanity checks, channels, statistics, and an evaluation from end to end."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ import pytest
 from typer.testing import CliRunner
 
 from codec import audio
-from codec.api import load
 from codec.build import build
 from codec.checkpoint import save
 from codec.cli import app
+from codec.distort import TokenChannel
 from codec.errors import CodecError, ConfigError
-from codec.evaluate import evaluate, parse
-from codec.evaluate.channel import Channel
+from codec.evaluate import Options, evaluate, parse
+from codec.evaluate.baselines import Original
+from codec.evaluate.checks import Calibration, calibrate
 from codec.evaluate.damage import curves, describe
-from codec.evaluate.gates import Calibration, calibrate
 from codec.evaluate.ogg import packet_bytes
-from codec.evaluate.peers import Original
 from codec.evaluate.score import Row
 from codec.evaluate.statistics import estimate, paired
 from codec.evaluate.summary import UNCODED, exclusions, failures
@@ -55,7 +54,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-# ---- gates ----
+# ---- sanity checks ----
 
 
 def test_a_clean_wrapper_passes(speech: np.ndarray) -> None:
@@ -87,7 +86,7 @@ def test_coding_noise_and_lost_energy_are_no_level_fault(speech: np.ndarray) -> 
     assert calibrate(Original(), [(0.5 * expected, speech)], RATE).refused
 
 
-def test_a_peers_constant_lag_is_taken_away(speech: np.ndarray) -> None:
+def test_a_baselines_constant_lag_is_taken_away(speech: np.ndarray) -> None:
     late = Original()
     late.delayed, late.frame = True, 0.1
     found = calibrate(late, [(np.pad(speech, (400, 0)), speech)], RATE)
@@ -107,7 +106,7 @@ def test_mulaw_and_resampling(speech: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("spec", ["opus:12", "codec2:3200", "mp3:32", "aac:32"])
-def test_peers_give_the_clip_back_at_about_their_rate(speech: np.ndarray, spec: str) -> None:
+def test_baselines_give_the_clip_back_at_about_their_rate(speech: np.ndarray, spec: str) -> None:
     system = parse(spec)
     if system.missing():
         pytest.skip(str(system.missing()))
@@ -147,25 +146,24 @@ def test_ogg_packets() -> None:
 
 
 @pytest.mark.parametrize("text", ["bsc:0.05", "burst:0.05,8", "gilbert:0.05,20"])
-def test_channels_flip_the_share_that_they_say(model: str, text: str) -> None:
-    codec = load(model)
+def test_channels_flip_the_share_that_they_say(text: str) -> None:
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 1024, (4, 6000))
-    arrived = Channel.parse(text).damage(codes, (1024,) * 4, codec, "seed")
+    arrived = TokenChannel.parse(text).damage(codes, [(1024,)] * 4, 50, "seed")
     flipped = np.array([value.bit_count() for value in (codes ^ arrived).ravel().tolist()]).sum()
     assert flipped / (codes.size * 10) == pytest.approx(0.05, rel=0.15)
-    again = Channel.parse(text).damage(codes, (1024,) * 4, codec, "seed")
+    again = TokenChannel.parse(text).damage(codes, [(1024,)] * 4, 50, "seed")
     assert np.array_equal(arrived, again)
 
 
-def test_digits_apart_hurt_one_digit_and_erasure_repeats(model: str) -> None:
-    codec = load(model)
+def test_digits_apart_hurt_one_digit_and_erasure_repeats() -> None:
+    levels = [(5, 3), (5, 3)]
     codes = np.random.default_rng(0).integers(0, 15, (2, 4000))
-    assert np.array_equal(Channel.parse("bsc:0,digits").damage(codes, (15, 15), codec, ""), codes)
-    arrived = Channel.parse("bsc:0.01,digits").damage(codes, (15, 15), codec, "")
+    assert np.array_equal(TokenChannel.parse("bsc:0,digits").damage(codes, levels, 50, ""), codes)
+    arrived = TokenChannel.parse("bsc:0.01,digits").damage(codes, levels, 50, "")
     assert 0.01 < (arrived != codes).mean() < 0.06
     assert arrived.max() < 15
-    lost = Channel.parse("erasure:0.3").damage(codes, (15, 15), codec, "")
+    lost = TokenChannel.parse("erasure:0.3").damage(codes, levels, 50, "")
     changed = np.flatnonzero((lost != codes).any(axis=0))
     assert 0.2 < changed.size / 4000 < 0.4
     assert all(np.array_equal(lost[:, t], lost[:, t - 1]) for t in changed)
@@ -183,10 +181,7 @@ def test_digits_apart_take_their_room_and_need_digits(
         [model, str(tiny_model)],
         tmp_path / "a.wav",
         tmp_path / "out",
-        names=("si_sdr",),
-        channels=["bsc:0.01,digits"],
-        jobs=1,
-        gates=False,
+        Options(metrics=("si_sdr",), channels=("bsc:0.01,digits",), jobs=1, checks=False),
     )
     assert list(result.table) == [model, str(tiny_model), f"{model}+bsc:0.01,digits"]
     assert result.refused == {
@@ -199,11 +194,11 @@ def test_curves_of_damage_begin_without_any() -> None:
         return {"stoi": {"mean": value, "interval": [value, value]}}
 
     table = {"m": entry(0.9), "m+bsc:0.1": entry(0.4), "m+bsc:0.01": entry(0.7), "m+bsc:0.2": entry(None)}
-    damaged = {f"m+bsc:{p:g}": describe("m", Channel.parse(f"bsc:{p:g}")) for p in (0.1, 0.01, 0.2)}
+    damaged = {f"m+bsc:{p:g}": describe("m", TokenChannel.parse(f"bsc:{p:g}")) for p in (0.1, 0.01, 0.2)}
     found = curves(table, damaged, "stoi")
     assert found == {"bsc": {"m": [(0.0, "m"), (0.01, "m+bsc:0.01"), (0.1, "m+bsc:0.1")]}}
-    assert describe("m", Channel.parse("gilbert:0.1,20")).channel == "gilbert,20"
-    assert describe("m", Channel.parse("bsc:0.1,digits")).line == "m, digits apart"
+    assert describe("m", TokenChannel.parse("gilbert:0.1,20")).channel == "gilbert,20"
+    assert describe("m", TokenChannel.parse("bsc:0.1,digits")).line == "m, digits apart"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +206,7 @@ def test_curves_of_damage_begin_without_any() -> None:
 )
 def test_channels_that_do_not_exist(text: str) -> None:
     with pytest.raises(ConfigError, match="there is no channel"):
-        Channel.parse(text)
+        TokenChannel.parse(text)
 
 
 # ---- statistics ----
@@ -249,20 +244,12 @@ def test_evaluation_with_bad_clips_resumes(tmp_path: Path, model: str, speech: n
     names = ("si_sdr", "mel_distance")
     systems = ["original", "mulaw", model]
     seen: list[int] = []
-    result = evaluate(
-        systems,
-        data,
-        out,
-        names=names,
-        channels=["bsc:0.1"],
-        jobs=1,
-        gates=False,
-        progress=lambda done, total, _: seen.append(done),
-    )
+    options = Options(metrics=names, channels=("bsc:0.1",), jobs=1, checks=False)
+    result = evaluate(systems, data, out, options, progress=lambda done, total, _: seen.append(done))
     assert list(result.table) == ["original", "mulaw", model, f"{model}+bsc:0.1"]
     about = {"base": model, "channel": "bsc", "share": 0.1, "line": model}
     assert result.details["damaged"] == {f"{model}+bsc:0.1": about}
-    assert list(result.details["books"]) == [model]  # the channel's tokens are the same
+    assert list(result.details["codebooks"]) == [model]  # the channel's tokens are the same
     assert any("broken.wav" in name for name in result.skipped)
     summary = json.loads((out / "summary.json").read_text())
     entry = summary["original"]["si_sdr"]
@@ -272,7 +259,7 @@ def test_evaluation_with_bad_clips_resumes(tmp_path: Path, model: str, speech: n
     assert summary["original"]["si_sdr"]["mean"] > summary["mulaw"]["si_sdr"]["mean"]
     assert summary["mulaw"]["kbps_payload"]["mean"] == pytest.approx(128)
     # an untrained model, told once
-    assert [line.split()[0] for line in result.warnings if "fails a gate" in line] == [model]
+    assert [line.split()[0] for line in result.warnings if "fails a sanity check" in line] == [model]
     assert len((out / "clips.csv").read_text().splitlines()) == 1 + 4 * 3
     page = (out / "report.html").read_text()
     assert not re.search(r"(src|href)=\"https?:", page)
@@ -283,8 +270,7 @@ def test_evaluation_with_bad_clips_resumes(tmp_path: Path, model: str, speech: n
     lines = (out / "clips.jsonl").read_text().splitlines()
     (out / "clips.jsonl").write_text("\n".join(lines[:-2]) + "\n" + lines[-1][:40])  # stopped while writing
     seen.clear()
-    again = evaluate(systems, data, out, names=names, channels=["bsc:0.1"], jobs=1, gates=False,
-                     progress=lambda done, total, _: seen.append(done))  # fmt: skip
+    again = evaluate(systems, data, out, options, progress=lambda done, total, _: seen.append(done))
     assert seen == [10, 11, 12]
     assert again.table["original"]["si_sdr"] == result.table["original"]["si_sdr"]
 
@@ -299,7 +285,7 @@ def test_a_package_that_fails_takes_its_own_metric_with_it(
     audio.write(tmp_path / "a.wav", speech[None], RATE)
     audio.write(tmp_path / "short.wav", speech[None, 5000:5100], RATE)
     names = ("si_sdr", "stoi", "pesq_wb", "f0_error", "mel_distance", "snr")
-    result = evaluate(["original"], tmp_path, tmp_path / "out", names=names, jobs=1)
+    result = evaluate(["original"], tmp_path, tmp_path / "out", Options(metrics=names, jobs=1))
     reasons = {name: result.table["original"][name]["excluded"] for name in names}
     assert reasons["si_sdr"] == {"si_sdr failed: ZeroDivisionError: of theirs": 2}
     assert reasons["stoi"] == {"STOI needs 0.4 s of sound": 1}
@@ -334,10 +320,12 @@ def test_the_report_opens_in_a_browser(tmp_path: Path, model: str, speech: np.nd
         [model, "mulaw:4", "original"],
         tmp_path,
         tmp_path / "out",
-        names=("si_sdr", "mel_distance"),
-        channels=["bsc:0.01", "bsc:0.1", "bsc:0.1,digits"],
-        jobs=1,
-        gates=False,
+        Options(
+            metrics=("si_sdr", "mel_distance"),
+            channels=("bsc:0.01", "bsc:0.1", "bsc:0.1,digits"),
+            jobs=1,
+            checks=False,
+        ),
     )
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
@@ -355,7 +343,7 @@ def test_the_report_opens_in_a_browser(tmp_path: Path, model: str, speech: np.nd
             "Two systems, clip by clip",
             "Listen and look",
             "Codebooks",
-            "Gates and settings",
+            "Sanity checks and settings",
         ]
         damage = browser.find_element("css selector", ".charts svg")
         lines = damage.find_elements("tag name", "polyline")
@@ -369,7 +357,7 @@ def test_the_report_opens_in_a_browser(tmp_path: Path, model: str, speech: np.nd
 
 
 def test_command_line(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: None)  # no peer program is installed
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # no baseline's program is installed
     clip = str(DATA / "vctk_p276_48k.flac")
     command = ["eval", "original", "opus:12", "--data", clip, "--out", str(tmp_path / "o"), "--memory"]
     done = CliRunner().invoke(app, [*command, "--metrics", "si_sdr", "--seconds", "1", "--jobs", "1"])

@@ -1,4 +1,4 @@
-"""`codec eval`: codecs and their peers measured on a folder or manifest of clips."""
+"""`codec eval`: codecs and baselines measured on a folder or manifest of clips."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import typer
 from codec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from codec.evaluate import Result
+    from codec.evaluate import Evaluation
     from codec.evaluate.run import Progress
 
 SYSTEM = (
-    "A model's name or path, with @N for its first N codebooks (default@6), or a peer: original, resample:HZ, "
+    "A model's name or path, with @N for its first N codebooks (default@6), or a baseline: original, resample:HZ, "
     "mulaw[:BITS], opus:KBPS, codec2:MODE, mp3:KBPS, aac:KBPS, encodec:KBPS."
 )
 CHANNEL = "Damage the tokens of models too: bsc:P, burst:P,L, gilbert:P,L, erasure:P; may be repeated."
@@ -47,7 +47,7 @@ def evaluate(
     seconds: Annotated[float | None, typer.Option(min=0.5, help="Of each clip, at most.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Clips at most, spread over the data.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one for each core by default.")] = None,
-    gates: Annotated[
+    checks: Annotated[
         bool, typer.Option(help="Refuse systems that shift, scale or cut the sound; else score and warn.")
     ] = True,
     memory: Annotated[
@@ -56,32 +56,27 @@ def evaluate(
     force: Annotated[bool, typer.Option("--force", help="Start anew; otherwise go on.")] = False,
 ) -> None:
     """Measure codecs on the same clips, with real rates, intervals and a report."""
-    from codec.evaluate import FAST, evaluate
+    from codec.evaluate import FAST, Options, evaluate
     from codec.metrics import METRICS
 
     names = FAST if metrics is None else tuple(METRICS) if metrics == "all" else tuple(metrics.split(","))
-    given = {"speaker_similarity": speaker_model, "wer": asr_model}
-    models = {name: folder for name, folder in given.items() if folder is not None}
-    names = tuple(dict.fromkeys([*names, *models]))
-    filters = row_filters(only)
+    folders = {"speaker_similarity": speaker_model, "wer": asr_model}
+    models = {name: folder for name, folder in folders.items() if folder is not None}
+    options = Options(
+        metrics=tuple(dict.fromkeys([*names, *models])),
+        models=models,
+        channels=tuple(channel or ()),
+        filters=row_filters(only),
+        rate=rate,
+        seconds=seconds,
+        limit=limit,
+        jobs=jobs,
+        fresh=force,
+        checks=checks,
+        memory=memory,
+    )
     with _progress() as progress:
-        result = evaluate(
-            systems,
-            data,
-            out,
-            names=names,
-            models=models,
-            channels=channel or [],
-            filters=filters,
-            rate=rate,
-            seconds=seconds,
-            limit=limit,
-            jobs=jobs,
-            fresh=force,
-            gates=gates,
-            memory=memory,
-            progress=progress,
-        )
+        result = evaluate(systems, data, out, options, progress=progress)
     _show(result)
     typer.echo(f"{Path(out, 'report.html')}")
     if not result.table:
@@ -104,7 +99,7 @@ def row_filters(only: list[str] | None) -> dict[str, object]:
     return found
 
 
-def _show(result: Result) -> None:
+def _show(result: Evaluation) -> None:
     """The main figures as a table on standard output, and on standard error all that was left out."""
     from rich.console import Console
     from rich.table import Table
@@ -146,5 +141,5 @@ def _progress() -> Iterator[Progress]:
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("gates", total=None)
+        task = shown.add_task("sanity checks", total=None)
         yield lambda done, total, name: shown.update(task, completed=done, total=total, description=name)

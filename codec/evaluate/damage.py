@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from codec.evaluate.channel import Channel
+from codec.distort import TokenChannel
 from codec.evaluate.summary import Table
 
 
@@ -25,7 +25,7 @@ class Damaged:
     line: str
 
 
-def describe(base: str, channel: Channel) -> Damaged:
+def describe(base: str, channel: TokenChannel) -> Damaged:
     """`base` behind `channel`."""
     length = f",{channel.length}" if channel.kind in ("burst", "gilbert") else ""
     line = f"{base}, digits apart" if channel.digits else base
@@ -41,12 +41,12 @@ def curves(
     def measured(system: str) -> bool:
         return table.get(system, {}).get(metric, {}).get("mean") is not None
 
-    for system, about in damaged.items():
-        if measured(system) and about.share > 0:
-            points = found.setdefault(about.channel, {}).setdefault(about.line, [])
-            if not points and measured(about.base):
-                points.append((0.0, about.base))
-            points.append((about.share, system))
+    for system, behind in damaged.items():
+        if measured(system) and behind.share > 0:
+            points = found.setdefault(behind.channel, {}).setdefault(behind.line, [])
+            if not points and measured(behind.base):
+                points.append((0.0, behind.base))
+            points.append((behind.share, system))
     return {
         channel: {line: sorted(points) for line, points in lines.items()} for channel, lines in found.items()
     }

@@ -9,12 +9,13 @@ from multiprocessing import get_context
 from codec import system
 from codec.errors import CodecError
 from codec.evaluate.clips import Clip
+from codec.evaluate.options import Options
 from codec.evaluate.parse import parse
 from codec.evaluate.score import start_worker
 from codec.evaluate.system import Program
 
 
-def peak_memory(spec: str, clips: Sequence[Clip], rate: int, seconds: float | None) -> float | None:
+def peak_memory(spec: str, clips: Sequence[Clip], options: Options) -> float | None:
     """Megabytes (10^6) resident at most while the first clip that works is coded; None for programs of others.
 
     A model pays for Python and torch, as it does in use.
@@ -24,12 +25,12 @@ def peak_memory(spec: str, clips: Sequence[Clip], rate: int, seconds: float | No
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=start_worker) as process:
         for clip in clips:
             try:
-                return process.submit(_code, spec, clip, rate, seconds).result()
+                return process.submit(_code, spec, clip, options).result()
             except CodecError:
                 continue
     return None
 
 
-def _code(spec: str, clip: Clip, rate: int, seconds: float | None) -> float:
-    parse(spec).code(clip.load(rate, seconds), rate)
+def _code(spec: str, clip: Clip, options: Options) -> float:
+    parse(spec).code(clip.load(options.rate, options.seconds), options.rate)
     return system.peak_memory() / 1e6

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from codec.evaluate.channel import Channel
-from codec.evaluate.peers import Codec2, Encodec, Ffmpeg, MuLaw, Opus, Original, Resample
+from codec.distort import TokenChannel
+from codec.evaluate.baselines import Codec2, Encodec, Ffmpeg, MuLaw, Opus, Original, Resample
 from codec.evaluate.system import System
 from codec.evaluate.tokens import Tokens
 
-PEERS = (
-    "original",
-    "resample:HZ",
-    "mulaw[:BITS]",
-    "opus:KBPS",
-    "codec2:MODE",
-    "mp3:KBPS",
-    "aac:KBPS",
-    "encodec:KBPS",
-)
+BASELINES = "original, resample:HZ, mulaw[:BITS], opus:KBPS, codec2:MODE, mp3:KBPS, aac:KBPS, encodec:KBPS"
 
 
 def parse(spec: str, channel: str = "") -> System:
     """The system that `spec` names.
 
     Args:
-        spec: a peer (see `PEERS`), or a model's name or path, with `@N` behind it for its first N codebooks.
-        channel: what damages the tokens of a model, see `Channel`; peers have none.
+        spec: a baseline (see `BASELINES`), or a model's name or path, with `@N` behind it for its first N codebooks.
+        channel: what damages the codes of a model, see `TokenChannel`; baselines have none.
 
     Raises:
-        ConfigError: a peer's setting makes no sense, or the model has no such number of codebooks.
+        ConfigError: a baseline's setting makes no sense, or the model has no such number of codebooks.
         CheckpointError: there is no such model.
     """
     name, _, value = spec.partition(":")
@@ -48,9 +39,4 @@ def parse(spec: str, channel: str = "") -> System:
     }
     if name in kinds and value:
         return kinds[name](spec, value)
-    return Tokens(spec, Channel.parse(channel) if channel else None)
-
-
-def takes_channel(spec: str) -> bool:
-    """Whether the system's bits are ours to damage."""
-    return not isinstance(parse(spec), Original | MuLaw | Ffmpeg | Opus | Codec2 | Encodec | Resample)
+    return Tokens(spec, TokenChannel.parse(channel) if channel else None)

@@ -7,26 +7,24 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from codec import audio, metrics
 from codec.evaluate.clips import Clip
+from codec.evaluate.results import Evaluation
 from codec.evaluate.score import EXAMPLE_SECONDS, Row
 from codec.evaluate.summary import RATES, exclusions, failures
 from codec.metrics.base import Signal
 from codec.system import atomic_write
-
-if TYPE_CHECKING:
-    from codec.evaluate.run import Result
 
 TEMPLATE = Path(__file__).with_name("report.html")
 WINDOW = 512
 FLOOR, SPAN = -80.0, 30.0  # dB of a spectrogram's darkest, and of the difference's strongest colour
 
 
-def write_report(result: Result, folder: Path, clips: Sequence[Clip], rate: int) -> None:
+def write_report(result: Evaluation, folder: Path, clips: Sequence[Clip], rate: int) -> None:
     """Write `report.html` into `folder`."""
     store = folder / "data"
     content = {

@@ -1,244 +1,182 @@
-"""An evaluation from end to end: gates, scores in parallel processes, files; it goes on where it was stopped."""
+"""An evaluation from end to end: sanity checks, scores in parallel processes, files; it can be resumed."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from codec import __version__, metrics, native, system
+from codec import __version__, metrics, system
+from codec.distort import TokenChannel
 from codec.errors import ConfigError
 from codec.evaluate import clips as clip_lists
 from codec.evaluate import summary
-from codec.evaluate.channel import Channel
-from codec.evaluate.clips import Clip
+from codec.evaluate.baselines import BASELINE_KINDS
 from codec.evaluate.damage import Damaged, describe
-from codec.evaluate.gates import Calibration
 from codec.evaluate.memory import peak_memory
-from codec.evaluate.parse import parse, takes_channel
+from codec.evaluate.options import Options
+from codec.evaluate.parse import parse
 from codec.evaluate.plots import plot
 from codec.evaluate.report import write_report
-from codec.evaluate.score import Row, Task, calibrate_system, score, start_worker, to_json
+from codec.evaluate.results import Evaluation, write_results
+from codec.evaluate.score import Checked, Row, Task, check_system, score, start_worker
 
 Progress = Callable[[int, int, str], None]
-FAST = tuple(name for name in metrics.METRICS if name not in metrics.SLOW)
+Pool = Callable[[Callable[..., Any], Sequence[Any]], Iterator[Any]]
 EXAMPLES = 2  # clips that can be heard in the report
 
 
-@dataclass(slots=True)
-class Result:
-    """An evaluation that has been done.
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A system as a row of the table.
 
     Attributes:
-        rows: one for each clip and system that was scored.
-        table: see `summary.summarise`.
-        refused: systems that were not scored, with the reasons.
-        missing: metrics that cannot run here, with the reason.
-        skipped: files that cannot be read, with the reason.
-        warnings: sentences on figures that should not be trusted.
-        details: everything else that the report shows.
+        spec: as given.
+        channel: that damages its codes; empty for none.
+        name: in the table.
+        family: see `System`.
+        damaged: what the channel does, if there is one.
     """
 
-    rows: list[Row]
-    table: summary.Table
-    refused: dict[str, list[str]]
-    missing: dict[str, str]
-    skipped: dict[str, str]
-    warnings: list[str]
-    details: dict[str, Any] = field(default_factory=dict)
+    spec: str
+    channel: str
+    name: str
+    family: str
+    damaged: Damaged | None
 
 
 def evaluate(
     systems: Sequence[str],
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
+    options: Options | None = None,
     *,
-    names: Sequence[str] = FAST,
-    models: Mapping[str, str] | None = None,
-    channels: Sequence[str] = (),
-    filters: Mapping[str, object] | None = None,
-    rate: int = 16000,
-    seconds: float | None = None,
-    limit: int | None = None,
-    jobs: int | None = None,
-    fresh: bool = False,
-    gates: bool = True,
-    memory: bool = False,
     progress: Progress | None = None,
-) -> Result:
+) -> Evaluation:
     """Score systems on clips; write `summary.json`, `clips.csv`, `details.json`, `summary.md`, `report.html`, `plots`.
 
     Args:
         systems: names, see `parse`.
         data: a folder, a sound file or a `.jsonl` manifest.
         out: folder for the results; what is there already and still holds is not done again.
-        names: of metrics.
-        models: folder of its network for each metric that needs one: `speaker_similarity`, `wer`.
-        channels: that damage the tokens of models; each gives a row besides the undamaged one.
-        filters: values that a manifest's rows must have.
-        rate: at which everything is compared, in hertz, mono.
-        seconds: of each clip at most, from its start.
-        limit: so many clips at most, spread over the data.
-        jobs: processes; by default one for each core; 1 works in this process.
-        fresh: do everything again.
-        gates: refuse systems that fail a gate; else they are scored with a warning.
-        memory: measure the peak memory of every system in a new process too.
+        options: how.
         progress: called with the number of finished tasks, of all tasks, and the last one's name.
 
     Raises:
         ConfigError: a name is wrong, or there is nothing to score.
     """
     started = time.time()
+    options = options or Options()
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file: give a folder for the results")
-    specs = [(spec, "") for spec in dict.fromkeys(systems)]
-    specs += [(spec, c) for spec, _ in specs for c in dict.fromkeys(channels) if takes_channel(spec)]
-    if channels and not any(channel for _, channel in specs):
-        raise ConfigError("a channel damages the tokens of models, and no model is among the systems")
-    families = {(system := parse(*spec)).spec: system.family for spec in specs}
-    damaged = {parse(*spec).spec: describe(spec[0], Channel.parse(spec[1])) for spec in specs if spec[1]}
-    models = models or {}
-    missing = {name: why for name in names if (why := metrics.get(name, model=models.get(name)).missing())}
-    wanted = tuple(name for name in names if name not in missing)
-    clips, skipped = clip_lists.find(data, filters, limit)
+    contenders = _contenders(systems, options.channels)
+    missing = {
+        name: why
+        for name in options.metrics
+        if (why := metrics.get(name, model=options.models.get(name)).missing())
+    }
+    options = options.without(missing)
+    clips, skipped = clip_lists.find(data, options.filters, options.limit)
+    examples = {clip.name for clip in clips[:: max(1, len(clips) // EXAMPLES)][:EXAMPLES]}
     store = folder / "data"
     store.mkdir(parents=True, exist_ok=True)
-    log = folder / "clips.jsonl"
-    done = {} if fresh else _finished(log, store, wanted)
-    if fresh:
-        log.unlink(missing_ok=True)
-    with _pool(jobs or os.cpu_count() or 1) as run:
-        calibrations: dict[str, Calibration] = {}
-        identities: dict[str, str] = {}
-        judged = [(spec, channel, clips, rate) for spec, channel in specs]
-        for name, identity, calibration in run(calibrate_system, judged):
-            calibrations[name], identities[name] = calibration, identity
-        scored = {
-            name for name, c in calibrations.items() if not c.refused or (identities[name] and not gates)
-        }
-        examples = {clip.name for clip in clips[:: max(1, len(clips) // EXAMPLES)][:EXAMPLES]}
-        tasks = []
-        for spec, channel in specs:
-            name = parse(spec, channel).spec
-            if name not in scored:
-                continue
-            for clip in clips:
-                task = Task(
-                    spec,
-                    channel,
-                    clip,
-                    rate,
-                    seconds,
-                    wanted,
-                    tuple(sorted(models.items())),
-                    calibrations[name],
-                    str(store),
-                    clip.name in examples,
-                )
-                tasks.append((task, task.key(identities[name])))
-        todo = [(task,) for task, key in tasks if key not in done]
-        if progress is not None:
-            progress(len(tasks) - len(todo), len(tasks), "")
-        with open(log, "a", encoding="utf-8") as lines:
-            for index, row in enumerate(run(score, todo), len(tasks) - len(todo) + 1):
-                done[row.key] = row
-                lines.write(json.dumps(to_json(row), ensure_ascii=False) + "\n")
-                lines.flush()
-                if progress is not None:
-                    progress(index, len(tasks), f"{row.system} {row.clip}")
-    rows = [done[key] for _, key in tasks]
-    # what is wrong with a model is told once, not again behind every channel
-    told = {
-        name: list(c.refused)
-        for name, c in calibrations.items()
-        if name not in damaged or c.refused != calibrations[parse(damaged[name].base).spec].refused
-    }
-    refused = {name: why for name, why in told.items() if name not in scored}
-    result = _collect(rows, store, families, damaged, refused, missing, skipped)
-    if memory:
+    with _pool(options.jobs or os.cpu_count() or 1) as run:
+        calls = [(one.spec, one.channel, clips, options.rate) for one in contenders]
+        checks = {checked.system: checked for checked in run(check_system, calls)}
+        scored = {name for name, checked in checks.items() if checked.may_be_scored(strict=options.checks)}
+        tasks = [
+            Task(
+                one.spec,
+                one.channel,
+                clip,
+                options,
+                checks[one.name].calibration,
+                str(store),
+                clip.name in examples,
+            )
+            for one in contenders
+            if one.name in scored
+            for clip in clips
+        ]
+        keys = [task.key(checks[task.system].identity) for task in tasks]
+        rows = _score(run, dict(zip(keys, tasks, strict=True)), folder, options, progress)
+    result = _collect([rows[key] for key in keys], store, contenders, checks, scored)
+    result.missing, result.skipped = missing, skipped
+    if options.memory:
         for spec in dict.fromkeys(systems):
             name = parse(spec).spec
-            if name in result.table and (peak := peak_memory(spec, clips, rate, seconds)) is not None:
+            if name in result.table and (peak := peak_memory(spec, clips, options)) is not None:
                 result.table[name]["peak_mb"] = {"mean": peak, "interval": [peak, peak], "count": 1}
-    failed = {name: why for name, why in told.items() if why and name in scored}
-    result.warnings += [f"{name} fails a gate: {'; '.join(why)}" for name, why in failed.items()]
     result.details |= {
-        "gates": summary.gate_notes(calibrations, rate),
+        "checks": summary.check_notes(checks, options.rate),
         "examples": [clip.name for clip in clips if clip.name in examples],
-        "settings": {
-            "data": Path(data).name,
-            "clips": len(clips),
-            "rate": rate,
-            "seconds": seconds,
-            "metrics": list(wanted),
-            "models": {name: Path(folder).name for name, folder in models.items()},
-            "jobs": jobs or os.cpu_count(),
-        },
+        "settings": {"data": Path(data).name, "clips": len(clips), **options.described()},
         "machine": machine(),
         "wall_seconds": time.time() - started,
     }
-    _write(result, folder)
-    plot(result.table, families, damaged, folder / "plots")
-    write_report(
-        result, folder, [clip for clip in clips if clip.name in examples and not _unread(rows, clip)], rate
-    )
+    write_results(result, folder)
+    families = {one.name: one.family for one in contenders}
+    plot(result.table, families, _damaged(contenders), folder / "plots")
+    heard = {row.clip for row in result.rows if row.example}  # not one that no system could code
+    write_report(result, folder, [clip for clip in clips if clip.name in heard], options.rate)
     return result
-
-
-def _unread(rows: Sequence[Row], clip: Clip) -> bool:
-    """Whether no system could do anything with the clip."""
-    return not any(row.clip == clip.name and row.example for row in rows)
 
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     import torch
 
-    return system.machine() | {
-        "torch": torch.__version__,
-        "codec": __version__,
-        "native": native.describe(),
-    }
+    return system.machine() | {"torch": torch.__version__, "codec": __version__}
 
 
-def _collect(
-    rows: list[Row],
-    store: Path,
-    families: Mapping[str, str],
-    damaged: Mapping[str, Damaged],
-    refused: dict[str, list[str]],
-    missing: dict[str, str],
-    skipped: dict[str, str],
-) -> Result:
-    table = summary.summarise(rows, store)
-    details = {
-        "families": {system: families[system] for system in table},
-        "damaged": {system: asdict(damaged[system]) for system in table if system in damaged},
-        "books": summary.books([row for row in rows if row.system not in damaged], store),
-        "comparisons": summary.compare(rows),
-    }
-    return Result(rows, table, refused, missing, skipped, summary.rising(table, families), details)
+def _contenders(systems: Sequence[str], channels: Sequence[str]) -> list[Contender]:
+    """Every system, then every model behind every channel."""
+    plain = {spec: parse(spec) for spec in systems}
+    contenders = [Contender(spec, "", one.spec, one.family, None) for spec, one in plain.items()]
+    models = [spec for spec, one in plain.items() if not isinstance(one, BASELINE_KINDS)]
+    if channels and not models:
+        raise ConfigError("a channel damages the tokens of models, and no model is among the systems")
+    for spec, channel in itertools.product(models, dict.fromkeys(channels)):
+        one = parse(spec, channel)
+        damaged = describe(spec, TokenChannel.parse(channel))
+        contenders.append(Contender(spec, channel, one.spec, one.family, damaged))
+    return contenders
 
 
-def _write(result: Result, folder: Path) -> None:
-    summary.write_json(result.table, folder / "summary.json")
-    summary.write_csv(result.rows, folder / "clips.csv")
-    left_out = {
-        "refused": result.refused,
-        "missing_metrics": result.missing,
-        "skipped_files": result.skipped,
-        "warnings": result.warnings,
-    }
-    summary.write_json(left_out | result.details, folder / "details.json")
-    (folder / "summary.md").write_text(summary.markdown(result.table, result.refused), encoding="utf-8")
+def _damaged(contenders: Sequence[Contender]) -> dict[str, Damaged]:
+    return {one.name: one.damaged for one in contenders if one.damaged is not None}
+
+
+def _score(
+    run: Pool, tasks: Mapping[str, Task], folder: Path, options: Options, progress: Progress | None
+) -> dict[str, Row]:
+    """Rows by key, those of an earlier run included; each is written down as it comes."""
+    log = folder / "clips.jsonl"
+    if options.fresh:
+        log.unlink(missing_ok=True)
+    rows = _finished(log, folder / "data", options.metrics)
+    todo = [(task,) for key, task in tasks.items() if key not in rows]
+    done = len(tasks) - len(todo)
+    if progress is not None:
+        progress(done, len(tasks), "")
+    with open(log, "a", encoding="utf-8") as lines:
+        for row in run(score, todo):
+            rows[row.key] = row
+            lines.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+            lines.flush()
+            done += 1
+            if progress is not None:
+                progress(done, len(tasks), f"{row.system} {row.clip}")
+    return rows
 
 
 def _finished(log: Path, store: Path, wanted: Sequence[str]) -> dict[str, Row]:
@@ -257,8 +195,41 @@ def _finished(log: Path, store: Path, wanted: Sequence[str]) -> dict[str, Row]:
     return rows
 
 
+def _collect(
+    rows: list[Row],
+    store: Path,
+    contenders: Sequence[Contender],
+    checks: Mapping[str, Checked],
+    scored: set[str],
+) -> Evaluation:
+    damaged = _damaged(contenders)
+    table = summary.summarise(rows, store)
+    families = {one.name: one.family for one in contenders}
+    # what is wrong with a model is reported once, not again behind every channel
+    failed = {
+        name: list(checked.calibration.refused)
+        for name, checked in checks.items()
+        if name not in damaged
+        or checked.calibration.refused != checks[parse(damaged[name].base).spec].calibration.refused
+    }
+    warnings = summary.rising(table, families)
+    warnings += [
+        f"{name} fails a sanity check: {'; '.join(why)}"
+        for name, why in failed.items()
+        if why and name in scored
+    ]
+    details = {
+        "families": {name: families[name] for name in table},
+        "damaged": {name: asdict(damaged[name]) for name in table if name in damaged},
+        "codebooks": summary.codebooks([row for row in rows if row.system not in damaged], store),
+        "comparisons": summary.compare(rows),
+    }
+    refused = {name: why for name, why in failed.items() if name not in scored}
+    return Evaluation(rows, table, refused, warnings, details)
+
+
 @contextmanager
-def _pool(jobs: int) -> Iterator[Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterator[Any]]]:
+def _pool(jobs: int) -> Iterator[Pool]:
     """A function that runs calls in processes and yields results as they come; in this process for one job."""
     if jobs == 1:
         yield lambda work, calls: (work(*call) for call in calls)

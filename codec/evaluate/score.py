@@ -7,21 +7,21 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from codec import audio, metrics
 from codec.errors import CodecError
+from codec.evaluate.checks import Calibration, calibrate
 from codec.evaluate.clips import Clip, digest
-from codec.evaluate.gates import Calibration, calibrate
+from codec.evaluate.options import Options
 from codec.evaluate.parse import parse
 from codec.evaluate.system import System
 from codec.metrics import Unscorable
 from codec.metrics.base import Signal
 
 CALIBRATION_CLIPS, CALIBRATION_SECONDS = 3, 6.0
-AUDIBLE = 1e-2  # peak of a clip that gates can judge by
+AUDIBLE = 1e-2  # peak of a clip that a system can be checked by
 EXAMPLE_SECONDS = 6.0
 
 
@@ -31,12 +31,9 @@ class Task:
 
     Attributes:
         spec: of the system.
-        channel: that damages its tokens, or empty.
+        channel: that damages its codes, or empty.
         clip: the recording.
-        rate: of the evaluation, in hertz.
-        seconds: of each clip at most.
-        metrics: names.
-        models: folders of the networks of those that need one, as pairs of name and folder.
+        options: of the evaluation.
         calibration: of the system.
         folder: for tokens and examples.
         example: whether the decoded sound is kept for the report.
@@ -45,13 +42,15 @@ class Task:
     spec: str
     channel: str
     clip: Clip
-    rate: int
-    seconds: float | None
-    metrics: tuple[str, ...]
-    models: tuple[tuple[str, str], ...]
+    options: Options
     calibration: Calibration
     folder: str
     example: bool
+
+    @property
+    def system(self) -> str:
+        """Its name in tables."""
+        return _system(self.spec, self.channel).spec
 
     def key(self, identity: str) -> str:
         """Changes when the result may change."""
@@ -59,11 +58,30 @@ class Task:
             identity,
             self.channel,
             asdict(self.clip),
-            self.rate,
-            self.seconds,
-            self.models,
+            self.options.rate,
+            self.options.seconds,
+            tuple(sorted(self.options.models.items())),
             asdict(self.calibration),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A system after its sanity checks.
+
+    Attributes:
+        system: its name in tables.
+        identity: changes when results may change; empty if it cannot run at all.
+        calibration: what the checks found.
+    """
+
+    system: str
+    identity: str
+    calibration: Calibration
+
+    def may_be_scored(self, *, strict: bool) -> bool:
+        """Whether it passed, or can run at all where that is enough."""
+        return not self.calibration.refused or (bool(self.identity) and not strict)
 
 
 @dataclass(slots=True)
@@ -103,49 +121,47 @@ def start_worker() -> None:
     torch.set_num_threads(1)
 
 
-def calibrate_system(
-    spec: str, channel: str, clips: Sequence[Clip], rate: int
-) -> tuple[str, str, Calibration]:
-    """Name and identity of the system as a table shows it, and what its gates say.
+def check_system(spec: str, channel: str, clips: Sequence[Clip], rate: int) -> Checked:
+    """Run a system's sanity checks.
 
-    Channels damage what comes back, so the gates hear the system without its channel.
+    Channels damage what comes back, so a system is checked without its channel.
     """
     system, named = parse(spec), parse(spec, channel)
     why = system.missing() or named.missing()
     if why:
-        return named.spec, "", Calibration(refused=(why,))
-    judges: list[Clip] = []
+        return Checked(named.spec, "", Calibration(refused=(why,)))
+    audible: list[Clip] = []
     for clip in clips:
-        if len(judges) == CALIBRATION_CLIPS:
+        if len(audible) == CALIBRATION_CLIPS:
             break
         with suppress(CodecError):  # a clip that cannot be read is reported when it is scored
             if np.abs(clip.load(rate, CALIBRATION_SECONDS)).max() > AUDIBLE:
-                judges.append(clip)
-    if not judges:
-        return named.spec, named.identity(), Calibration()  # nothing loud enough to judge it by
+                audible.append(clip)
+    if not audible:
+        return Checked(named.spec, named.identity(), Calibration())  # nothing loud enough to check it by
     try:
-        pairs = [_pair(spec, clip, rate) for clip in judges]
-        judged = [_pair(system.witness().spec, clip, rate) for clip in judges]
+        pairs = [_pair(spec, clip, rate) for clip in audible]
+        reference = [_pair(system.reference().spec, clip, rate) for clip in audible]
     except CodecError as error:
-        return named.spec, "", Calibration(refused=(str(error),))
-    return named.spec, named.identity(), calibrate(system, pairs, rate, judged)
+        return Checked(named.spec, "", Calibration(refused=(str(error),)))
+    return Checked(named.spec, named.identity(), calibrate(system, pairs, rate, reference))
 
 
 @lru_cache(64)
 def _pair(spec: str, clip: Clip, rate: int) -> tuple[Signal, Signal]:
-    """Decoded and original start of a clip; several systems may share a witness."""
+    """Decoded and original start of a clip; several systems may share a reference."""
     signal = clip.load(rate, CALIBRATION_SECONDS)
     return _system(spec, "").code(signal, rate).audio, signal
 
 
 def score(task: Task) -> Row:
     """Code the clip and score it; trouble with the clip is part of the row."""
-    system = _system(task.spec, task.channel)
-    row = Row(task.key(system.identity()), system.spec, task.clip.name, note=task.clip.note(task.rate))
+    system, rate = _system(task.spec, task.channel), task.options.rate
+    row = Row(task.key(system.identity()), system.spec, task.clip.name, note=task.clip.note(rate))
     try:
-        signal = task.clip.load(task.rate, task.seconds)
-        row.seconds = signal.size / task.rate
-        coded = system.code(signal, task.rate)
+        signal = task.clip.load(rate, task.options.seconds)
+        row.seconds = signal.size / rate
+        coded = system.code(signal, rate)
     except CodecError as error:
         row.error = str(error)
         return row
@@ -156,11 +172,10 @@ def score(task: Task) -> Row:
         row.error = f"only {coded.audio.size} of {signal.size} samples came back"
         return row
     decoded = task.calibration.apply(coded.audio, signal.size)
-    models = dict(task.models)
-    for name in task.metrics:
+    for name in task.options.metrics:
         try:
-            metric = metrics.get(name, model=models.get(name), text=task.clip.text)
-            value = metric(decoded, signal, task.rate)
+            metric = metrics.get(name, model=task.options.models.get(name), text=task.clip.text)
+            value = metric(decoded, signal, rate)
         except (Unscorable, CodecError) as reason:  # the latter from a network that cannot be loaded
             row.excluded[name] = str(reason)
             continue
@@ -179,15 +194,10 @@ def score(task: Task) -> Row:
         np.savez_compressed(base.with_suffix(".npz"), codes=coded.codes, sizes=coded.sizes)
     if task.example:
         row.example = f"{base.name}.flac"
-        audio.write(base.with_suffix(".flac"), decoded[None, : round(EXAMPLE_SECONDS * task.rate)], task.rate)
+        audio.write(base.with_suffix(".flac"), decoded[None, : round(EXAMPLE_SECONDS * rate)], rate)
     return row
 
 
 @cache
 def _system(spec: str, channel: str) -> System:
     return parse(spec, channel)
-
-
-def to_json(row: Row) -> dict[str, Any]:
-    """The row as plain values."""
-    return asdict(row)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,11 +12,9 @@ from typing import Any
 import numpy as np
 
 from codec import metrics
-from codec.evaluate.gates import Calibration
-from codec.evaluate.score import Row
+from codec.evaluate.score import Checked, Row
 from codec.evaluate.statistics import Estimate, estimate, paired
 from codec.metrics import book_statistics, count
-from codec.system import atomic_write
 
 # what is measured of every system besides the metrics: name -> title, unit, more is better
 RATES = {
@@ -68,7 +64,7 @@ def summarise(rows: Sequence[Row], folder: Path) -> Table:
     return table
 
 
-def books(rows: Sequence[Row], folder: Path) -> dict[str, list[dict[str, float]]]:
+def codebooks(rows: Sequence[Row], folder: Path) -> dict[str, list[dict[str, float]]]:
     """For each system with tokens: usage, perplexity and entropy of every codebook over all clips."""
     found: dict[str, list[dict[str, float]]] = {}
     for system, group in _by_system(rows).items():
@@ -142,7 +138,7 @@ def exclusions(table: Table) -> list[str]:
     for system, entry in table.items():
         for name, value in entry.items():
             for why, number in value.get("excluded", {}).items():
-                if why != UNCODED:  # `failures` tells
+                if why != UNCODED:  # see `failures`
                     numbers, names, systems = found.setdefault(why, ([], {}, {}))
                     numbers.append(number)
                     names[name] = systems[system] = None
@@ -152,80 +148,18 @@ def exclusions(table: Table) -> list[str]:
     ]
 
 
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """One line a clip and system, every metric a column."""
-    names = list(dict.fromkeys(name for row in rows for name in (*row.scores, *row.excluded)))
-    plain = [
-        "system",
-        "clip",
-        "seconds",
-        "payload_bytes",
-        "container_bytes",
-        "encode_seconds",
-        "decode_seconds",
-    ]
-    with atomic_write(path) as file:
-        lines: list[list[object]] = [[*plain, "stability", *names, "excluded", "error", "note"]]
-        for row in rows:
-            reasons = "; ".join(f"{name}: {why}" for name, why in row.excluded.items())
-            values = [row.scores.get(name, "") for name in names]
-            fields = [getattr(row, name) for name in plain]
-            lines.append(
-                [
-                    *fields,
-                    "" if row.stability is None else row.stability,
-                    *values,
-                    reasons,
-                    row.error,
-                    row.note,
-                ]
-            )
-        text = _Lines()
-        csv.writer(text, lineterminator="\n").writerows(lines)
-        file.write("".join(text.lines).encode())
-
-
-def write_json(value: object, path: Path) -> None:
-    """A JSON file, whole or not at all."""
-    with atomic_write(path) as file:
-        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def markdown(table: Table, refused: Mapping[str, Sequence[str]]) -> str:
-    """A table of the main figures, mean and 95% interval."""
-    wanted = ["kbps", "kbps_payload", *metrics.METRICS]
-    columns = [name for name in wanted if any(name in entry for entry in table.values())]
-    lines = ["| system | " + " | ".join(columns) + " | clips |", "|" + " --- |" * (len(columns) + 2)]
-    for system, entry in table.items():
-        cells = [_cell(entry.get(name)) for name in columns]
-        most = max((value["count"] for value in entry.values()), default=0)
-        lines.append(f"| {system} | " + " | ".join(cells) + f" | {most} |")
-    lines += [f"\n{system}: not scored: {'; '.join(reasons)}" for system, reasons in refused.items()]
-    return "\n".join(lines) + "\n"
-
-
-def gate_notes(calibrations: Mapping[str, Calibration], rate: int) -> dict[str, dict[str, Any]]:
-    """What the gates found for every system, for the report."""
+def check_notes(checks: Mapping[str, Checked], rate: int) -> dict[str, dict[str, Any]]:
+    """What the sanity checks found for every system, for the report."""
     return {
         system: {
-            "delay_ms": 1000 * c.delay / rate,
-            "level_db": c.level,
-            "gain_db": c.gain,
-            "length_samples": c.length,
-            "refused": list(c.refused),
+            "delay_ms": 1000 * checked.calibration.delay / rate,
+            "level_db": checked.calibration.level,
+            "gain_db": checked.calibration.gain,
+            "length_samples": checked.calibration.length,
+            "refused": list(checked.calibration.refused),
         }
-        for system, c in calibrations.items()
+        for system, checked in checks.items()
     }
-
-
-class _Lines:
-    """What csv writes to."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def write(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def _whose(names: Sequence[str], everybody: set[str]) -> str:
@@ -235,14 +169,6 @@ def _whose(names: Sequence[str], everybody: set[str]) -> str:
 def _span(numbers: Sequence[int]) -> str:
     low, high = min(numbers), max(numbers)
     return f"{low} clip{'s' * (low > 1)}" if low == high else f"{low} to {high} clips"
-
-
-def _cell(entry: Mapping[str, Any] | None) -> str:
-    if entry is None or entry["mean"] is None:
-        return "-"
-    digits = 2 if abs(entry["mean"]) >= 10 else 3
-    low, high = entry["interval"]
-    return f"{entry['mean']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def _entry(value: Estimate | None) -> dict[str, Any]:

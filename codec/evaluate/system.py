@@ -17,7 +17,7 @@ from codec.metrics.base import Signal
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """A clip after its journey.
+    """A clip after encoding and decoding.
 
     Attributes:
         audio: decoded `(N',)` at the rate of the evaluation.
@@ -65,8 +65,8 @@ class System(ABC):
         """Changes when results may change: a fingerprint or a version."""
         return self.spec
 
-    def witness(self) -> System:
-        """What the level gate hears: the same wrapper where the codec itself changes the level least."""
+    def reference(self) -> System:
+        """The system whose level is checked: the same wrapper where the codec itself changes the level least."""
         return self
 
     @abstractmethod

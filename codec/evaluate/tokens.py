@@ -13,49 +13,48 @@ import numpy as np
 from codec import api, audio
 from codec.bitstream import Header, TokReader, TokWriter
 from codec.bitstream.pack import Codes, code_bits, packed_size
+from codec.distort import TokenChannel
 from codec.errors import ConfigError, TokError
-from codec.evaluate.channel import Channel
 from codec.evaluate.system import Coded, System, sound_file
 from codec.metrics.base import Signal
 from codec.metrics.tokens import stability
 from codec.models.codec import Codec
+from codec.quantizers.scalar import Scalar
 
 
 class Tokens(System):
-    """A weights file, `NAME_OR_PATH` or `NAME_OR_PATH@BOOKS`.
+    """A weights file, `NAME_OR_PATH` or `NAME_OR_PATH@CODEBOOKS`.
 
     The clip goes through `encode_file` and `decode_file`, so the rate is that of real .tok bytes.
     """
 
-    def __init__(self, spec: str, channel: Channel | None = None) -> None:
+    def __init__(self, spec: str, channel: TokenChannel | None = None) -> None:
         self.spec = f"{spec}+{channel}" if channel else spec
         self.channel = channel
-        name, _, books = spec.rpartition("@")
-        if not books.isdecimal() or not name:
-            name, books = spec, ""
+        name, _, number = spec.rpartition("@")
+        if not number.isdecimal() or not name:
+            name, number = spec, ""
         self.name = name
         self.family = name + (f"+{channel}" if channel else "")
-        self.books = int(books) if books else None
+        self.num_codebooks = int(number) if number else None
         codec = _load(name)
-        if self.books is not None and self.books not in codec.quantizer.prefixes:
+        if self.num_codebooks is not None and self.num_codebooks not in codec.quantizer.prefixes:
             legal = ", ".join(map(str, codec.quantizer.prefixes))
-            raise ConfigError(f"the model {name!r} has no {self.books} codebooks; it has {legal}")
+            raise ConfigError(f"the model {name!r} has no {self.num_codebooks} codebooks; it has {legal}")
 
     def missing(self) -> str | None:
-        if self.channel is not None and self.channel.digits:
-            try:
-                self.channel.levels(_load(self.name))
-            except ConfigError as error:
-                return str(error)
+        quantizer = _load(self.name).quantizer
+        if self.channel is not None and self.channel.digits and not isinstance(quantizer, Scalar):
+            return f"the quantizer {type(quantizer).__name__} has no digits to pack apart"
         return None
 
     def identity(self) -> str:
         """Its name and the fingerprint of the weights."""
         return f"{self.spec} {_load(self.name).metadata['fingerprint']}"
 
-    def witness(self) -> System:
-        """The model with all its books and no channel: a low rate may cost level, and that is no fault of ours."""
-        return Tokens(self.name) if self.books or self.channel else self
+    def reference(self) -> System:
+        """The model with all its codebooks and no channel: a low rate may cost level, and that is no fault of ours."""
+        return Tokens(self.name) if self.num_codebooks or self.channel else self
 
     def code(self, signal: Signal, rate: int) -> Coded:
         codec = _load(self.name)
@@ -68,10 +67,12 @@ class Tokens(System):
         payload = packed_size(code_bits(header.codebook_sizes), codes.shape[1])
         extra = 0
         if self.channel:
+            levels = _levels(codec)[: len(codes)]
             # the same bits are hit whatever the model
-            seed = str(zlib.crc32(source))
-            received = self.channel.damage(codes, header.codebook_sizes, codec, seed)
-            extra = packed_size(self.channel.bits(header.codebook_sizes, codec), codes.shape[1]) - payload
+            received = self.channel.damage(codes, levels, codec.frame_rate, str(zlib.crc32(source)))
+            if self.channel.digits:
+                bits = tuple(sum(code_bits(digits)) for digits in levels)
+                extra = packed_size(bits, codes.shape[1]) - payload
             arrived = _file(header, received)
             middle = time.perf_counter()
         decoded = _decode(arrived, codec)
@@ -90,8 +91,16 @@ class Tokens(System):
 
     def _encode(self, source: bytes, codec: Codec) -> bytes:
         target = io.BytesIO()
-        api.encode_file(io.BytesIO(source), target, codec, num_codebooks=self.books)
+        api.encode_file(io.BytesIO(source), target, codec, num_codebooks=self.num_codebooks)
         return target.getvalue()
+
+
+def _levels(codec: Codec) -> list[tuple[int, ...]]:
+    """Levels of the digits of each codebook, for scalar quantizers; for others the codebook's size."""
+    quantizer = codec.quantizer
+    if isinstance(quantizer, Scalar):
+        return [tuple(quantizer.levels[low:high].tolist()) for low, high in quantizer.spans]
+    return [(size,) for size in quantizer.codebook_sizes]
 
 
 def _decode(content: bytes, codec: Codec) -> Signal:

@@ -1,4 +1,4 @@
-"""Gates before any score: a system whose wrapper shifts, scales or cuts the sound is refused."""
+"""Sanity checks before any score: a system whose wrapper shifts, scales or cuts the sound is refused."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from codec.metrics.base import SILENCE, Signal
 from codec.nn.spectrogram import STFT, mel_filters
 
 LONGEST_DELAY = 0.1  # seconds that may be taken away
-SURE = 0.5  # normalised correlation from which the waveform itself tells the delay
-EXACT, ROUGH = 0.001, 0.006  # seconds: a delay that passes, told by the waveform or by its envelopes
+SURE = 0.5  # normalised correlation from which the waveform itself gives the delay
+EXACT, ROUGH = 0.001, 0.006  # seconds: a delay that passes, found by the waveform or by its envelopes
 LEVEL = 0.5  # dB that pass
 MOST_GAIN = 6.0  # dB that may be taken away from a parametric system
 STEP = 0.001  # seconds between frames of the envelopes
@@ -22,7 +22,7 @@ STEP = 0.001  # seconds between frames of the envelopes
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What the first clips tell about a system, and what is done about it.
+    """What the first clips show of a system, and what is done about it.
 
     Attributes:
         delay: samples that every decoded clip lags; taken away.
@@ -48,14 +48,14 @@ class Calibration:
 Pairs = Sequence[tuple[Signal, Signal]]
 
 
-def calibrate(system: System, pairs: Pairs, rate: int, witness: Pairs | None = None) -> Calibration:
-    """Judge a system by a few clips.
+def calibrate(system: System, pairs: Pairs, rate: int, reference: Pairs | None = None) -> Calibration:
+    """Check a system on a few clips.
 
     Args:
         system: what made them.
         pairs: decoded and original signals, each `(N,)` of its own length.
         rate: of all of them, in hertz.
-        witness: the same by `system.witness()`, which the level gate hears.
+        reference: the same by `system.reference()`, whose level is checked.
     """
     refused = []
     difference = max((decoded.size - original.size for decoded, original in pairs), key=abs)
@@ -73,23 +73,23 @@ def calibrate(system: System, pairs: Pairs, rate: int, witness: Pairs | None = N
     elif seconds >= LONGEST_DELAY:
         refused.append(f"delay: no lag below {1000 * LONGEST_DELAY:.0f} ms fits")
     taken = delay if system.delayed else 0
-    level, judged = (
+    level, checked = (
         level_difference(
             [(Calibration(taken).apply(d, o.size), o) for d, o in part], parametric=system.parametric
         )
-        for part in (common, common if witness is None else _audible(witness))
+        for part in (common, common if reference is None else _audible(reference))
     )
     gain = 0.0
-    if abs(judged) > LEVEL:
+    if abs(checked) > LEVEL:
         if system.parametric and abs(level) <= MOST_GAIN:
             gain = -level
         else:
-            refused.append(f"level: decoded clips are {judged:+.2f} dB against their originals")
+            refused.append(f"level: decoded clips are {checked:+.2f} dB against their originals")
     return Calibration(taken, level, gain, difference, tuple(refused))
 
 
 def estimate_delay(pairs: Pairs, rate: int) -> tuple[int, bool]:
-    """Samples by which the decoded signals lag, and whether the waveform told it (else its envelopes did).
+    """Samples by which the decoded signals lag, and whether the waveform gave it (else its envelopes did).
 
     Args:
         pairs: decoded and original, each pair of equal length `(N,)`.

@@ -1,4 +1,4 @@
-"""Peers: the original, resampling, mu-law, Opus, Codec2, MP3 and AAC, and the models of the encodec package."""
+"""Baselines: the original, resampling, mu-law, Opus, Codec2, MP3 and AAC, and the models of the encodec package."""
 
 from __future__ import annotations
 
@@ -225,6 +225,9 @@ class Encodec(System):
             codes[0].numpy(),
             (1024,) * codes.shape[1],
         )
+
+
+BASELINE_KINDS = (Original, Resample, MuLaw, Opus, Codec2, Ffmpeg, Encodec)
 
 
 @cache
