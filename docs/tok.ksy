@@ -10,23 +10,15 @@ doc: |
   end record. docs/tok-format.md is the specification; this file describes a whole, undamaged .tok. The checksums are
   parsed, not verified.
 seq:
-  - id: magic
-    contents: [0x89, TOK]
-  - id: version
-    type: u1
-    valid: 1
-  - id: len_header
-    type: varint
-  - id: header
-    type: header
-    size: len_header.value
-  - id: header_crc
-    type: u4
-    doc: CRC-32 of all bytes before it.
+  - id: head
+    type: head
   - id: records
     type: record
     repeat: until
     repeat-until: _.kind == record_kind::end
+instances:
+  header:
+    value: head.header
 enums:
   channel_policy:
     0: mix
@@ -57,16 +49,32 @@ types:
       len:
         value: groups.size
       value:
+        doc: Multiplied, for shifts are 32 bits wide in JavaScript; exact there up to 2^53.
         value: >-
-          groups[0].value
-          + (len > 1 ? groups[1].value << 7 : 0)
-          + (len > 2 ? groups[2].value << 14 : 0)
-          + (len > 3 ? groups[3].value << 21 : 0)
-          + (len > 4 ? groups[4].value << 28 : 0)
-          + (len > 5 ? groups[5].value << 35 : 0)
-          + (len > 6 ? groups[6].value << 42 : 0)
-          + (len > 7 ? groups[7].value << 49 : 0)
-          + (len > 8 ? groups[8].value << 56 : 0)
+          (groups[0].value
+          + (len > 1 ? groups[1].value * 128 : 0)
+          + (len > 2 ? groups[2].value * 16384 : 0)
+          + (len > 3 ? groups[3].value * 2097152 : 0)
+          + (len > 4 ? groups[4].value * 268435456 : 0)
+          + (len > 5 ? groups[5].value * 34359738368 : 0)
+          + (len > 6 ? groups[6].value * 4398046511104 : 0)
+          + (len > 7 ? groups[7].value * 562949953421312 : 0)
+          + (len > 8 ? groups[8].value * 72057594037927936 : 0)).as<u8>
+  head:
+    seq:
+      - id: magic
+        contents: [0x89, TOK]
+      - id: version
+        type: u1
+        valid: 1
+      - id: len_header
+        type: varint
+      - id: header
+        type: header
+        size: len_header.value
+      - id: crc
+        type: u4
+        doc: CRC-32 of all bytes before it.
   header:
     seq:
       - id: channel_policy
@@ -133,6 +141,7 @@ types:
             record_kind::raw: chunk
             record_kind::entropy: chunk
             record_kind::lost: lost
+            record_kind::header_copy: head
             record_kind::index: index
             record_kind::end: end
       - id: crc

@@ -34,17 +34,7 @@ class Tok(KaitaiStruct):
         self._read()
 
     def _read(self):
-        self.magic = self._io.read_bytes(4)
-        if not self.magic == b"\x89\x54\x4F\x4B":
-            raise kaitaistruct.ValidationNotEqualError(b"\x89\x54\x4F\x4B", self.magic, self._io, u"/seq/0")
-        self.version = self._io.read_u1()
-        if not self.version == 1:
-            raise kaitaistruct.ValidationNotEqualError(1, self.version, self._io, u"/seq/1")
-        self.len_header = Tok.Varint(self._io, self, self._root)
-        self._raw_header = self._io.read_bytes(self.len_header.value)
-        _io__raw_header = KaitaiStream(BytesIO(self._raw_header))
-        self.header = Tok.Header(_io__raw_header, self, self._root)
-        self.header_crc = self._io.read_u4le()
+        self.head = Tok.Head(self._io, self, self._root)
         self.records = []
         i = 0
         while True:
@@ -57,8 +47,7 @@ class Tok(KaitaiStruct):
 
     def _fetch_instances(self):
         pass
-        self.len_header._fetch_instances()
-        self.header._fetch_instances()
+        self.head._fetch_instances()
         for i in range(len(self.records)):
             pass
             self.records[i]._fetch_instances()
@@ -128,6 +117,33 @@ class Tok(KaitaiStruct):
             self.num_frames._fetch_instances()
             self.num_samples_plus_one._fetch_instances()
             self.index_distance._fetch_instances()
+
+
+    class Head(KaitaiStruct):
+        def __init__(self, _io, _parent=None, _root=None):
+            super(Tok.Head, self).__init__(_io)
+            self._parent = _parent
+            self._root = _root
+            self._read()
+
+        def _read(self):
+            self.magic = self._io.read_bytes(4)
+            if not self.magic == b"\x89\x54\x4F\x4B":
+                raise kaitaistruct.ValidationNotEqualError(b"\x89\x54\x4F\x4B", self.magic, self._io, u"/types/head/seq/0")
+            self.version = self._io.read_u1()
+            if not self.version == 1:
+                raise kaitaistruct.ValidationNotEqualError(1, self.version, self._io, u"/types/head/seq/1")
+            self.len_header = Tok.Varint(self._io, self, self._root)
+            self._raw_header = self._io.read_bytes(self.len_header.value)
+            _io__raw_header = KaitaiStream(BytesIO(self._raw_header))
+            self.header = Tok.Header(_io__raw_header, self, self._root)
+            self.crc = self._io.read_u4le()
+
+
+        def _fetch_instances(self):
+            pass
+            self.len_header._fetch_instances()
+            self.header._fetch_instances()
 
 
     class Header(KaitaiStruct):
@@ -269,6 +285,11 @@ class Tok(KaitaiStruct):
                 self._raw_body = self._io.read_bytes(self.len_body.value)
                 _io__raw_body = KaitaiStream(BytesIO(self._raw_body))
                 self.body = Tok.Chunk(_io__raw_body, self, self._root)
+            elif _on == Tok.RecordKind.header_copy:
+                pass
+                self._raw_body = self._io.read_bytes(self.len_body.value)
+                _io__raw_body = KaitaiStream(BytesIO(self._raw_body))
+                self.body = Tok.Head(_io__raw_body, self, self._root)
             elif _on == Tok.RecordKind.index:
                 pass
                 self._raw_body = self._io.read_bytes(self.len_body.value)
@@ -298,6 +319,9 @@ class Tok(KaitaiStruct):
                 pass
                 self.body._fetch_instances()
             elif _on == Tok.RecordKind.entropy:
+                pass
+                self.body._fetch_instances()
+            elif _on == Tok.RecordKind.header_copy:
                 pass
                 self.body._fetch_instances()
             elif _on == Tok.RecordKind.index:
@@ -349,10 +373,11 @@ class Tok(KaitaiStruct):
 
         @property
         def value(self):
+            """Multiplied, for shifts are 32 bits wide in JavaScript; exact there up to 2^53."""
             if hasattr(self, '_m_value'):
                 return self._m_value
 
-            self._m_value = (((((((self.groups[0].value + (self.groups[1].value << 7 if self.len > 1 else 0)) + (self.groups[2].value << 14 if self.len > 2 else 0)) + (self.groups[3].value << 21 if self.len > 3 else 0)) + (self.groups[4].value << 28 if self.len > 4 else 0)) + (self.groups[5].value << 35 if self.len > 5 else 0)) + (self.groups[6].value << 42 if self.len > 6 else 0)) + (self.groups[7].value << 49 if self.len > 7 else 0)) + (self.groups[8].value << 56 if self.len > 8 else 0)
+            self._m_value = ((((((((self.groups[0].value + (self.groups[1].value * 128 if self.len > 1 else 0)) + (self.groups[2].value * 16384 if self.len > 2 else 0)) + (self.groups[3].value * 2097152 if self.len > 3 else 0)) + (self.groups[4].value * 268435456 if self.len > 4 else 0)) + (self.groups[5].value * 34359738368 if self.len > 5 else 0)) + (self.groups[6].value * 4398046511104 if self.len > 6 else 0)) + (self.groups[7].value * 562949953421312 if self.len > 7 else 0)) + (self.groups[8].value * 72057594037927936 if self.len > 8 else 0))
             return getattr(self, '_m_value', None)
 
 
@@ -371,5 +396,13 @@ class Tok(KaitaiStruct):
         def _fetch_instances(self):
             pass
 
+
+    @property
+    def header(self):
+        if hasattr(self, '_m_header'):
+            return self._m_header
+
+        self._m_header = self.head.header
+        return getattr(self, '_m_header', None)
 
 
