@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from codec import assets
 from codec.build import build, make
 from codec.quantizers import LOSS_WEIGHTS
 from codec.train import receipts_page, recipes
+from codec.train.compose import compose
 from codec.train.config import parse
 from codec.train.export import for_use
 from codec.train.objective import quantizer_losses, term_weights
@@ -35,9 +35,7 @@ OPTIONS = [
 
 
 def composed(name: str, *overrides: str) -> DictConfig:
-    recipes.register(overrides)
-    with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
-        return compose("config", overrides=[f"+recipe={name}", *overrides])
+    return compose(f"+recipe={name}", *overrides)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -202,12 +200,9 @@ def test_every_receipt_is_of_a_recipe_and_holds_no_path() -> None:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_every_group_makes_its_parts(option: str) -> None:
     group = option.partition("=")[0]
-    recipes.register()
-    with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
-        # a decoder that knows the number of codebooks needs the quantizer it was made for
-        other = ["quantizer=mcrvq"] if option == "model=languagecodec" else []
-        cfg = compose("config", overrides=["discriminator=none", "loss=mel", *other, option])
-    config = tiny(parse(cfg))
+    # a decoder conditioned on the number of codebooks needs the quantizer it was made for
+    other = ["quantizer=mcrvq"] if option == "model=languagecodec" else []
+    config = tiny(parse(compose("discriminator=none", "loss=mel", *other, option)))
     given = {"sample_rate": config.model["sample_rate"], "channels": config.model["channels"]}
     if group in ("model", "quantizer"):
         codec = build(config.codec)

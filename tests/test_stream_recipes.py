@@ -10,16 +10,15 @@ import pytest
 import soundfile
 import soxr
 import torch
-from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from codec import assets
 from codec.build import build
 from codec.models.codec import Codec
 from codec.stream import StreamDecoder, StreamEncoder
 from codec.train import recipes
+from codec.train.compose import compose
 from codec.train.config import parse
 from codec.train.size import tiny
 from tests.conftest import SPEECH
@@ -31,9 +30,7 @@ SECONDS = 0.7
 @cache
 def narrow(name: str) -> Codec:
     """The recipe at `size=tiny`, as a run would start it."""
-    recipes.register()
-    with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
-        config = tiny(parse(compose("config", overrides=[f"+recipe={name}"])))
+    config = tiny(parse(compose(f"+recipe={name}")))
     torch.manual_seed(0)
     codec = build(config.codec)
     length = codec.sample_rate // 2

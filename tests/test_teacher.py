@@ -16,7 +16,6 @@ import pytest
 import soundfile
 import torch
 from conftest import DATA, SPEECH
-from hydra import compose, initialize_config_dir
 from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,9 +25,10 @@ from codec.build import keywords, resolve
 from codec.build import make as make_part
 from codec.errors import CodecError, ConfigError
 from codec.losses.teacher import SemanticTeacher, SpeechFeatures
-from codec.train.app import train
+from codec.train.compose import compose
 from codec.train.config import parse
 from codec.train.export import export
+from codec.train.run import train
 
 transformers = pytest.importorskip("transformers")
 
@@ -266,8 +266,7 @@ def run(tmp_path: Path) -> Callable[..., tuple[dict[str, float], dict[str, Any]]
     """Trains a small codec in a folder of the test."""
 
     def start(name: str, *overrides: str) -> tuple[dict[str, float], dict[str, Any]]:
-        with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
-            return train(compose("config", overrides=[*RUN, f"dir={tmp_path / name}", *overrides]))
+        return train(compose(*RUN, f"dir={tmp_path / name}", *overrides))
 
     return start
 
@@ -314,8 +313,7 @@ def test_a_teacher_needs_its_weight(run: Callable[..., Any], teachers: dict[str,
     "name", sorted(path.stem for path in (assets.root() / "conf" / "teacher").glob("*.yaml"))
 )
 def test_configured_teachers_fit_the_class(name: str) -> None:
-    with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
-        loss = parse(compose("config", overrides=[f"+teacher={name}"])).loss
+    loss = parse(compose(f"+teacher={name}")).loss
     assert loss.teacher is not None
     assert loss.weights["teacher"] > 0
     assert set(loss.teacher) - {"name"} <= keywords(resolve("loss", loss.teacher["name"])).keys()

@@ -16,21 +16,22 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch import Tensor
 
-from codec import assets
 from codec.build import build
 from codec.errors import CheckpointError, CodecError, ConfigError
 from codec.quantizers import Codebook
-from codec.train import app, recipes
-from codec.train.app import main, train
-from codec.train.callbacks import Monitor, read_log
-from codec.train.config import LogConfig, ScheduleConfig, codebook_choices, parse
+from codec.train import recipes
+from codec.train.app import main
+from codec.train.collapse import CollapseWatch
+from codec.train.compose import compose
+from codec.train.config import ScheduleConfig, codebook_choices, parse
 from codec.train.export import export
+from codec.train.log import RunLog
 from codec.train.meter import CodebookUsage, Meter
 from codec.train.optim import Average, rate_factor
+from codec.train.run import train
 from codec.train.speed import own_task
 from codec.train.task import CodecTask, Diverged
 
@@ -65,8 +66,7 @@ def config(tmp_path: Path) -> Config:
     """Composes a small run in a folder of the test."""
 
     def make(*overrides: str, name: str = "run") -> DictConfig:
-        with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
-            return compose("config", overrides=[*SMALL, f"dir={tmp_path / name}", *overrides])
+        return compose(*SMALL, f"dir={tmp_path / name}", *overrides)
 
     return make
 
@@ -75,7 +75,7 @@ def test_a_run_leaves_a_log_a_receipt_and_metrics(config: Config, tmp_path: Path
     metrics, objects = train(config("train.d_start=2", "logger=tensorboard", "log.clips=1"))
     assert {"mel_distance", "mel", "usage"} <= metrics.keys()
     assert objects["trainer"].global_step == 4
-    rows = read_log(tmp_path / "run" / "log.jsonl")
+    rows = RunLog(tmp_path / "run").rows()
     assert [(row["kind"], row["step"]) for row in rows] == [
         ("valid", 0),
         ("train", 2),
@@ -93,14 +93,25 @@ def test_a_run_leaves_a_log_a_receipt_and_metrics(config: Config, tmp_path: Path
     assert list((tmp_path / "run").glob("events.out.tfevents.*"))
 
 
+def test_the_end_of_a_run_is_validated_and_says_what_comes_next(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics, _ = train(config("train.steps=3", "checkpoint.steps=100"))
+    rows = [row for row in RunLog(tmp_path / "run").rows() if row["kind"] == "valid"]
+    assert [row["step"] for row in rows] == [0, 3]
+    assert metrics["mel_distance"] == pytest.approx(rows[-1]["mel_distance"], abs=1e-6)
+    assert (tmp_path / "run" / "best.ckpt").exists()
+    folder = tmp_path / "run"
+    told = capsys.readouterr().err
+    assert f"finished 3 steps in {folder}; next: codec export {folder} custom.safetensors" in told
+
+
 def test_a_run_starts_from_the_weights_of_another(config: Config, tmp_path: Path) -> None:
     train(config("checkpoint.steps=100", name="first"))
     weights = tmp_path / "first.safetensors"
     first = export(tmp_path / "first", weights, half=False)
     _, objects = train(config(f"weights={weights}", "checkpoint.steps=100", "seed=1", name="second"))
-    untrained, *_, trained = [
-        row for row in read_log(tmp_path / "second" / "log.jsonl") if row["kind"] == "valid"
-    ]
+    untrained, *_, trained = [row for row in RunLog(tmp_path / "second").rows() if row["kind"] == "valid"]
     assert untrained["mel_distance"] == pytest.approx(first["metrics"]["mel_distance"], rel=1e-3)
     assert trained["mel_distance"] != untrained["mel_distance"]
     about = torch.load(tmp_path / "second" / "last.ckpt", weights_only=True)["codec"]
@@ -225,11 +236,14 @@ def test_a_batch_without_a_finite_gradient_changes_neither_network(
     assert seen == [False, True, False]
 
 
-def test_the_first_validation_is_no_result(config: Config, tmp_path: Path) -> None:
-    overrides = ["train.steps=2", "checkpoint.steps=2"]
+def test_the_first_validation_is_no_result(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ["train.steps=3", "checkpoint.steps=2"]
+    _stop_after(2, monkeypatch)
     for _ in range(2):  # a run that left a log but no checkpoint begins anew
         metrics, _ = train(config(*overrides))
-        rows = read_log(tmp_path / "run" / "log.jsonl")
+        rows = RunLog(tmp_path / "run").rows()
         assert [(row["kind"], row["step"], row["seconds"] == 0) for row in rows] == [
             ("valid", 0, True),
             ("train", 2, False),
@@ -269,7 +283,7 @@ def test_kill_and_resume_equals_an_uninterrupted_run(config: Config, tmp_path: P
     assert resumed["batches"] == whole["batches"] == 8
     for key in ("state_dict", "optimizer_states", "codec", "global_step"):
         assert _equal(resumed[key], whole[key]), key
-    batches = [row["batch"] for row in read_log(cut / "log.jsonl") if row["kind"] == "train"]
+    batches = [row["batch"] for row in RunLog(cut).rows() if row["kind"] == "train"]
     assert batches == [2, 4, 6, 8], "rows that the killed run wrote after its checkpoint are dropped"
 
 
@@ -295,15 +309,8 @@ def test_latents_pass_as_they_are_until_the_books_start(
 def test_signal_saves_and_ends_cleanly(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = CodecTask.training_step
-
-    def signalled(self: CodecTask, batch: Any, batch_idx: int) -> None:
-        step(self, batch, batch_idx)
-        if self.batches == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    monkeypatch.setattr(CodecTask, "training_step", signalled)
+    _stop_after(2, monkeypatch)
     _, objects = train(config("checkpoint.minutes=60"))
     assert objects["task"].batches == 2
     assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["batches"] == 2
@@ -407,6 +414,9 @@ def test_refuses_to_write_over_a_run(config: Config, tmp_path: Path) -> None:
     (tmp_path / "run" / "last.ckpt").write_bytes(b"")
     with pytest.raises(ConfigError, match="resume=true"):
         train(config())
+    for mistake in ("data.root=/nowhere", "weights=nowhere"):
+        with pytest.raises(CodecError, match="nowhere"):
+            train(config(mistake))
 
 
 MISTAKES = {
@@ -429,6 +439,10 @@ MISTAKES = {
     "+trainer.max_step=3": "the trainer or its logger cannot be made",
     "loss.adversarial=null": "loss.adversarial",
     "data={samples: 100000000, batch_size: 2}": "shorter than",
+    "+data.rot=/x": "there is no setting 'data.rot'; did you mean 'data.root'?",
+    "data.batch_size=0": "data.batch_size is 0, not a positive number",
+    "data.batch_size=abc": "data.batch_size is 'abc'",
+    "optim.generator.lr=abc": "optim.generator.lr is 'abc'",
 }
 
 
@@ -464,15 +478,6 @@ def test_the_screen_and_the_third_batch_say_what_to_expect(
     )
 
 
-def test_decoder_must_mirror_its_encoder(config: Config) -> None:
-    cfg = config(
-        "+model.encoder.strides=[2,4,5,8]",
-        "+model.decoder.strides=[8,5,4,3]",
-    )
-    with pytest.raises(ConfigError, match="does not mirror"):
-        parse(cfg)
-
-
 def test_bandwidths_become_books(config: Config) -> None:
     parsed = parse(config("train.bandwidths=[1.5,0.75]"))
     assert codebook_choices(parsed, {1: 750.0, 2: 1500.0}) == [2, 1]
@@ -489,11 +494,11 @@ def test_help_and_unknown_recipe_list_the_recipes(capsys: pytest.CaptureFixture[
 
 
 def test_bad_override_is_told_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train.stepz=3"]) == 2
+    assert main(["+recipe=encodec", "train.stepz=3"]) == 2
     assert main(["trainer=tpu"]) == 2
     assert main(["+recipe=default", "data.root=/nowhere"]) == 1
     err = capsys.readouterr().err
-    assert "stepz" in err
+    assert "there is no setting 'train.stepz'; did you mean 'train.steps'?" in err
     assert "Could not find 'trainer/tpu' Available options in 'trainer': cpu ddp gpu smoke\n" in err
     assert "/nowhere" in err
     assert "Traceback" not in err
@@ -540,19 +545,27 @@ def test_meter_counts_each_book() -> None:
     assert meter.pull_codebooks() == []
 
 
-def test_collapsed_book_is_named_with_its_likely_cause(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monitor = Monitor(tmp_path, LogConfig(), app.make_console())
+def test_collapsed_codebook_is_named_with_its_likely_cause() -> None:
+    watch = CollapseWatch(0.05)
     healthy, dead = CodebookUsage(1024, 5000, 900, 700.0), CodebookUsage(1024, 5000, 1, 1.0)
-    monitor._watch(1000, [healthy, dead])
-    told = capsys.readouterr().err
+    (told,) = watch.warnings(1000, [healthy, dead])
     assert "collapsed codebook 1 (1 of 1024 codes in 5000 tokens, perplexity 1.0)" in told
     assert "the codebooks before it" in told
-    monitor._watch(1050, [healthy, dead])
-    assert capsys.readouterr().err == "", "told once, not with every row"
-    monitor._watch(1100, [dead, healthy])
-    assert "nearly constant" in capsys.readouterr().err
+    assert watch.warnings(1050, [healthy, dead]) == [], "told once, not with every row"
+    (told,) = watch.warnings(1100, [dead, healthy])
+    assert "nearly constant" in told
+
+
+def _stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process SIGTERM when a run has trained on so many batches."""
+    step = CodecTask.training_step
+
+    def signalled(self: CodecTask, batch: Any, batch_idx: int) -> None:
+        step(self, batch, batch_idx)
+        if self.batches == batches:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(CodecTask, "training_step", signalled)
 
 
 def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:

@@ -1,83 +1,63 @@
-"""Reports of a run: rows of the log, collapsed codebooks, the progress line, validation."""
+"""Rows of the log: training every few batches, validation when there is one."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from codec.train.checkpoints import Checkpoints
+from codec.train.collapse import CollapseWatch
 from codec.train.config import LogConfig
+from codec.train.log import RunLog
 from codec.train.meter import CodebookUsage, Meter
+from codec.train.progress import ProgressLine
 from codec.train.task import CodecTask
 
-_GRACE = 200  # batches in which codebooks and networks have not trained enough to be called collapsed
-_PROBE = 3  # batches of which the first warms up and the others are timed
 SHOWN = ("mel", "adv", "disc")  # terms of the progress line, where the objective has them
 
 
 class Monitor(Callback):
-    """Reads the meter every few batches: logger, `log.jsonl`, progress, warnings.
+    """Reads the meter every few batches, for log, logger, progress line and warnings.
 
     Args:
-        folder: of `log.jsonl`, one JSON object per row.
+        run_log: of the run.
         config: how often, and when a codebook counts as collapsed.
-        console: where to print.
+        progress: where to print.
     """
 
-    def __init__(self, folder: Path, config: LogConfig, console: Console) -> None:
-        self.path = folder / "log.jsonl"
-        self.config = config
-        self.console = console
-        self.total = 0
-        self.seconds = 0.0
-        self._start: float | None = None
-        self._last_report = ""
-        self._warned: dict[int, int] = {}
-        self._bar: Progress | None = None
-        self._since = (0, 0.0, 0.0)
-        self._seen: list[float] = []
+    def __init__(self, run_log: RunLog, config: LogConfig, progress: ProgressLine) -> None:
+        self.run_log = run_log
+        self.every = config.every
+        self.progress = progress
+        self._collapse = CollapseWatch(config.collapse)
+        self._skipped = ""  # the last report of files that could not be used
+        self._since = (0, 0.0)  # batch and time of the last row
+        self._samples = 0  # of audio since then
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds of training so far, interruptions left out."""
-        return {"seconds": self._spent()}
+        return {"seconds": self.run_log.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the seconds back."""
-        self.seconds = state_dict["seconds"]
+        self.run_log.before = state_dict["seconds"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: CodecTask) -> None:  # type: ignore[override]
-        """Open the log; rows that a killed run wrote after its last checkpoint are dropped."""
+        """Open the log."""
         if trainer.is_global_zero:
-            done = pl_module.batches
-            kept = [row for row in read_log(self.path) if done and row["batch"] <= done]
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            self.run_log.keep(pl_module.batches)
 
     def on_train_start(self, trainer: Trainer, pl_module: CodecTask) -> None:  # type: ignore[override]
-        """Take what the run is compared with, start clock and progress line."""
+        """Start clock and progress line."""
         pl_module.keep_codebooks()
-        self.total = trainer.max_steps
-        self._last_report = (trainer.datamodule.report() or [""])[0]  # type: ignore[attr-defined]
-        self._start = time.monotonic()
-        self._since = (pl_module.batches, time.monotonic(), 0.0)
-        if trainer.is_global_zero and self.console.is_terminal:
-            columns = (
-                TextColumn("[bold]{task.description}"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[shown]}"),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=self.console)
-            self._bar.start()
-            self._bar.add_task("train", total=self.total, completed=trainer.global_step, shown="")
+        self._skipped = (trainer.datamodule.report() or [""])[0]  # type: ignore[attr-defined]
+        self.run_log.start_clock()
+        self._since = (pl_module.batches, time.monotonic())
+        if trainer.is_global_zero:
+            self.progress.start(trainer.global_step, trainer.max_steps)
 
     def on_train_batch_end(
         self,
@@ -88,144 +68,83 @@ class Monitor(Callback):
         batch_idx: int,
     ) -> None:
         """Count audio; write a row when it is time."""
-        since, start, audio = self._since
-        self._since = (since, start, audio + batch["audio"].shape[0] * batch["audio"].shape[-1])
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=trainer.global_step)
-        if len(self._seen) < _PROBE:
-            self._seen.append(time.monotonic())
-            self._expected_time(trainer, pl_module)
-        if pl_module.batches % self.config.every == 0:
-            self._row(trainer, pl_module)
-        if pl_module.batches % pl_module.batches_per_epoch == 0:
-            self._skipped(trainer)
-
-    def _expected_time(self, trainer: Trainer, task: CodecTask) -> None:
-        """After a few batches, say how long the run will take."""
-        left = self.total - trainer.global_step
-        if len(self._seen) < _PROBE or left < 10 * _PROBE or not trainer.is_global_zero:
-            return
-        each = (self._seen[-1] - self._seen[0]) / (_PROBE - 1)
-        text = f"expected: {duration(left * each)} for {left} steps of {each:.2g} s, without validation"
-        if task.batches < task.train_config.d_start:
-            text += f"; longer steps from {task.train_config.d_start} on, when the discriminators join"
-        self.console.print(text, highlight=False, soft_wrap=True)
+        task = pl_module
+        self._samples += batch["audio"].shape[0] * batch["audio"].shape[-1]
+        if trainer.is_global_zero:
+            start = task.train_config.d_start
+            late = (
+                f"; longer steps from {start} on, when the discriminators join"
+                if task.batches < start
+                else ""
+            )
+            self.progress.step(trainer.global_step, late)
+        if task.batches % self.every == 0:
+            self._row(trainer, task)
+        if task.batches % task.batches_per_epoch == 0:
+            self._report_skipped(trainer)
 
     def _row(self, trainer: Trainer, task: CodecTask) -> None:
-        since, start, audio = self._since
-        now = time.monotonic()
-        values = task.meter.pull()
-        codebooks = task.meter.pull_codebooks()
+        values, usage = task.meter.pull(), task.meter.pull_codebooks()
         task.keep_codebooks()
+        now = time.monotonic()
+        elapsed, batches = now - self._since[1], task.batches - self._since[0]
+        rate, samples = batches / elapsed, self._samples
+        self._since, self._samples = (task.batches, now), 0
         if not trainer.is_global_zero:
-            self._since = (task.batches, now, 0.0)
             return
-        elapsed = now - start
-        rate = (task.batches - since) / elapsed
-        speed = audio * trainer.world_size / task.codec.sample_rate / elapsed
-        used = [codebook for codebook in codebooks if codebook.tokens]
-        values |= {
-            "usage": sum(codebook.used / codebook.size for codebook in used) / max(1, len(used)),
-            "perplexity": sum(codebook.perplexity for codebook in used) / max(1, len(used)),
-            "lr": task._optimizers()[0].param_groups[0]["lr"],
+        speed = samples * trainer.world_size / task.codec.sample_rate / elapsed
+        values |= _mean_usage([one for one in usage if one.tokens]) | {
+            "lr": task.learning_rate,
             "batches_per_second": rate,
             "audio_seconds_per_second": speed,
         }
-        self.write(task, "train", values, trainer.global_step)
-        for logger in trainer.loggers:
-            detail = {
-                f"codebooks/usage_{i}": codebook.used / codebook.size for i, codebook in enumerate(codebooks)
-            }
-            detail |= {
-                f"codebooks/perplexity_{i}": codebook.perplexity for i, codebook in enumerate(codebooks)
-            }
-            logger.log_metrics({f"train/{k}": v for k, v in values.items()} | detail, trainer.global_step)
+        detail = {f"codebooks/usage_{i}": one.used / one.size for i, one in enumerate(usage)}
+        detail |= {f"codebooks/perplexity_{i}": one.perplexity for i, one in enumerate(usage)}
+        _write(self.run_log, trainer, task, "train", values, detail)
         shown = [f"{rate:.2f} it/s", f"{speed:.0f} s audio/s"]
         shown += [f"{name} {values[name]:.3f}" for name in SHOWN if name in values]
-        shown.append(f"usage {values['usage']:.0%}")
-        self._show(trainer.global_step, "  ".join(shown), rate)
-        self._watch(task.batches, codebooks)
-        self._since = (task.batches, time.monotonic(), 0.0)
+        self.progress.show(trainer.global_step, "  ".join([*shown, f"usage {values['usage']:.0%}"]), rate)
+        for sentence in self._collapse.warnings(task.batches, usage):
+            self.progress.warn(sentence)
 
-    def _skipped(self, trainer: Trainer) -> None:
-        """After a pass over the data, list the files that could not be used, if there are new ones."""
+    def _report_skipped(self, trainer: Trainer) -> None:
+        """List the files that could not be used, if there are new ones."""
         lines = trainer.datamodule.report()  # type: ignore[attr-defined]
-        if lines and lines[0] != self._last_report and trainer.is_global_zero:
-            self._last_report = lines[0]
-            self.console.print("\n".join(lines), style="yellow", highlight=False, soft_wrap=True)
-
-    def _show(self, step: int, text: str, rate: float) -> None:
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step, shown=text)
-        else:
-            left = duration((self.total - step) / rate)
-            self.console.print(
-                f"step {step}/{self.total}  {text}  {left} left", highlight=False, soft_wrap=True
-            )
-
-    def _watch(self, batches: int, codebooks: list[CodebookUsage]) -> None:
-        """Name the codebooks that have collapsed, again after every ten rows in which they stay so."""
-        causes: dict[str, list[int]] = {}
-        for index, codebook in enumerate(codebooks):
-            if batches < _GRACE or not codebook.tokens or codebook.share >= self.config.collapse:
-                self._warned.pop(index, None)
-                continue
-            rows = self._warned.get(index, 0)
-            self._warned[index] = rows + 1
-            if rows % 10 == 0:
-                causes.setdefault(_cause(index, codebooks, self.config.collapse), []).append(index)
-        for cause, found in causes.items():
-            detail = ", ".join(
-                f"{i} ({codebooks[i].used} of {codebooks[i].size} codes in {codebooks[i].tokens} tokens, "
-                f"perplexity {codebooks[i].perplexity:.1f})"
-                for i in found
-            )
-            text = f"collapsed codebook{'s' * (len(found) > 1)} {detail}: {cause}"
-            self.console.print(text, style="yellow", highlight=False, soft_wrap=True)
-
-    def write(self, task: CodecTask, kind: str, values: dict[str, float], step: int) -> None:
-        """Append a row to `log.jsonl`."""
-        values = values | {"seconds": self._spent()}
-        row = {"kind": kind, "step": step, "batch": task.batches} | {
-            k: round(v, 6) for k, v in values.items()
-        }
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-    def _spent(self) -> float:
-        """Seconds of training, which begins after the first validation."""
-        return self.seconds + (0.0 if self._start is None else time.monotonic() - self._start)
-
-    def close(self) -> None:
-        """Take the progress bar down."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if lines and lines[0] != self._skipped and trainer.is_global_zero:
+            self._skipped = lines[0]
+            self.progress.warn("\n".join(lines))
 
     def on_train_end(self, trainer: Trainer, pl_module: CodecTask) -> None:  # type: ignore[override]
         """Take the progress bar down."""
-        self.close()
+        self.progress.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: CodecTask, exception: BaseException) -> None:  # type: ignore[override]
         """Take the progress bar down."""
-        self.close()
+        self.progress.stop()
 
 
 class Validation(Callback):
-    """Means over the validation clips: logger, `log.jsonl`, best checkpoint.
+    """Means over the validation clips: log, logger, best checkpoint.
 
     What Lightning validates before the first step, its check that all works, gives the row of step 0: the codec as the
-    run begins with it.
+    run begins with it. The last step is followed by a validation.
 
     Args:
-        monitor: writes the row.
+        run_log: of the run.
         checkpoints: keep the best.
+        progress: where to print.
     """
 
-    def __init__(self, monitor: Monitor, checkpoints: Checkpoints) -> None:
-        self.monitor = monitor
+    def __init__(self, run_log: RunLog, checkpoints: Checkpoints, progress: ProgressLine) -> None:
+        self.run_log = run_log
         self.checkpoints = checkpoints
+        self.progress = progress
         self._meter: Meter | None = None
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Have the last step validated, wherever it falls."""
+        if trainer.global_step >= trainer.max_steps:
+            trainer.val_check_batch = 1
 
     def on_validation_start(self, trainer: Trainer, pl_module: CodecTask) -> None:  # type: ignore[override]
         """Forget the last validation."""
@@ -249,56 +168,40 @@ class Validation(Callback):
         """Report."""
         assert self._meter is not None
         values = _mean_over_ranks(trainer, self._meter.pull())
-        codebooks = self._meter.pull_codebooks()
-        values["usage"] = sum(codebook.used / codebook.size for codebook in codebooks) / max(
-            1, len(codebooks)
-        )
-        values["least_usage"] = min((codebook.share for codebook in codebooks), default=0.0)
+        usage = self._meter.pull_codebooks()
+        values["usage"] = _mean_usage(usage)["usage"]
+        values["least_usage"] = min((one.share for one in usage), default=0.0)
         if not trainer.sanity_checking:
             pl_module.metrics = values
         if trainer.is_global_zero:
-            step = trainer.global_step
-            self.monitor.write(pl_module, "valid", values, step)
-            for logger in trainer.loggers:
-                logger.log_metrics({f"valid/{name}": value for name, value in values.items()}, step)
+            _write(self.run_log, trainer, pl_module, "valid", values)
             text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-            self.monitor.console.print(f"valid {step}  {text}", highlight=False, soft_wrap=True)
+            self.progress.print(f"valid {trainer.global_step}  {text}")
         if not trainer.sanity_checking:
             self.checkpoints.validated(trainer, values)
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Rows of a `log.jsonl`; a last line that a kill cut short is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+def _write(
+    log: RunLog,
+    trainer: Trainer,
+    task: CodecTask,
+    kind: str,
+    values: dict[str, float],
+    detail: dict[str, float] | None = None,
+) -> None:
+    """A row of the log, and with what only curves show, `detail`, one of every logger."""
+    log.write(kind, trainer.global_step, task.batches, values)
+    named = {f"{kind}/{name}": value for name, value in values.items()} | (detail or {})
+    for logger in trainer.loggers:
+        logger.log_metrics(named, trainer.global_step)
 
 
-def duration(seconds: float) -> str:
-    """Such as 3 h 20 min."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{max(0, round(seconds))} s"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-
-
-def make_console() -> Console:
-    """On standard error, so that a terminal shows a bar and a file gets plain lines."""
-    return Console(file=sys.stderr)
-
-
-def _cause(index: int, codebooks: list[CodebookUsage], limit: float) -> str:
-    """The likely reason of a collapse, from what the other codebooks do."""
-    codebook = codebooks[index]
-    if index and codebooks[0].share >= limit:
-        return "likely the codebooks before it leave too little to quantize, or quantizer dropout seldom trains it"
-    if codebook.perplexity < 2:
-        return "likely the encoder's output is nearly constant: the learning rate is too high or no gradient reaches it"
-    return "likely its codes lie far from the latents: check its init and that dead codes are replaced"
+def _mean_usage(usage: list[CodebookUsage]) -> dict[str, float]:
+    count = max(1, len(usage))
+    return {
+        "usage": sum(one.used / one.size for one in usage) / count,
+        "perplexity": sum(one.perplexity for one in usage) / count,
+    }
 
 
 def _mean_over_ranks(trainer: Trainer, values: dict[str, float]) -> dict[str, float]:

@@ -81,7 +81,7 @@ class Checkpoints(Callback):
         due = minutes is not None and time.monotonic() - self._saved >= 60 * minutes
         due = due or (steps is not None and pl_module.batches % steps == 0)
         stop, save = self._agree(trainer, self._signal is not None, due)
-        if save or (stop and self._wanted):
+        if save or (stop and self.wanted):
             trainer.save_checkpoint(self.folder / LAST)
             self._saved = time.monotonic()
         if stop:
@@ -90,13 +90,13 @@ class Checkpoints(Callback):
     def validated(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         """Save the best; `metrics` are equal on all ranks."""
         value = metrics.get(self.config.best, float("inf"))
-        if self._wanted and value < self.best:
+        if self.wanted and value < self.best:
             self.best = value
             trainer.save_checkpoint(self.folder / BEST)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end."""
-        if self._wanted:
+        if self.wanted:
             trainer.save_checkpoint(self.folder / LAST)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -113,7 +113,8 @@ class Checkpoints(Callback):
         self._handlers.clear()
 
     @property
-    def _wanted(self) -> bool:
+    def wanted(self) -> bool:
+        """Whether the state of the run is saved at all."""
         return self.config.minutes is not None or self.config.steps is not None
 
     def _note(self, number: int, frame: FrameType | None) -> None:

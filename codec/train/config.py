@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -203,7 +202,6 @@ def parse(cfg: DictConfig) -> RunConfig:
         raise ConfigError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
     assert isinstance(config, RunConfig)
     _check_values(config)
-    _check_strides(config)
     return config
 
 
@@ -240,6 +238,18 @@ def _check_values(config: RunConfig) -> None:
             bool(config.discriminator) and "_target_" not in config.optim.discriminator,
             "optim.discriminator names no optimiser (_target_)",
         ),
+        *(
+            (
+                not isinstance(value, number) or isinstance(value, bool) or value <= 0,
+                f"{name} is {value!r}, not a positive number",
+            )
+            for name, value, number in (
+                ("data.samples", config.data.get("samples"), int),
+                ("data.batch_size", config.data.get("batch_size"), int),
+                ("optim.generator.lr", config.optim.generator.get("lr") or 1.0, int | float),
+                ("optim.discriminator.lr", config.optim.discriminator.get("lr") or 1.0, int | float),
+            )
+        ),
         ("_target_" not in config.trainer, "trainer names no trainer (_target_)"),
         (
             str(config.trainer.get("precision", "32-true")) not in ("32-true", "bf16-mixed"),
@@ -250,33 +260,6 @@ def _check_values(config: RunConfig) -> None:
     for bad, sentence in wrong:
         if bad:
             raise ConfigError(sentence)
-
-
-def _check_strides(config: RunConfig) -> None:
-    """Encoder and decoder must have mirrored strides, where both state them."""
-    for half in ("encoder", "decoder"):
-        if not isinstance(config.model.get(half), dict):
-            raise ConfigError(f"the model has no {half}")
-    down, up = _strides(config.model["encoder"], "encoder"), _strides(config.model["decoder"], "decoder")
-    if down is None or up is None:
-        return
-    if down != up[::-1]:
-        raise ConfigError(
-            f"the decoder does not mirror its encoder: the strides go {down} down and {up} up; up must be {down[::-1]}"
-        )
-    if config.hop is not None and math.prod(down) != config.hop:
-        raise ConfigError(f"the strides {down} multiply to {math.prod(down)}, but the hop is {config.hop}")
-
-
-def _strides(part: dict[str, Any], half: str) -> list[int] | None:
-    """The strides in the order in which they are applied, or None where a part states none."""
-    for key in ("strides", "rates", "ratios"):
-        found = part.get(key)
-        if isinstance(found, list) and all(isinstance(stride, int) for stride in found):
-            # rates and ratios are written in the decoder's order in both halves, after the stride of the frames
-            order = [part["stride"], *found] if isinstance(part.get("stride"), int) else list(found)
-            return order[::-1] if half == "encoder" and key != "strides" else order
-    return None
 
 
 def codebook_choices(config: RunConfig, rates: dict[int, float]) -> list[int] | None:

@@ -9,10 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-
-from codec import assets, legacy
+from codec import legacy
 from codec.train import recipes
+from codec.train.compose import compose
 from codec.train.config import parse
 from codec.train.size import slower, tiny
 
@@ -104,9 +103,7 @@ def command(one: Receipt) -> str:
 
     Only for runs with the recipe's parts: another quantizer or model is left out.
     """
-    recipes.register()
-    with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
-        config = parse(compose("config", overrides=[f"+recipe={one['recipe']}"]))
+    config = parse(compose(f"+recipe={one['recipe']}"))
     # what `size=tiny` does depends on the number of steps
     shortened = replace(config.train, steps=one["steps"])
     base = asdict(tiny(replace(config, train=shortened)) if one["size"] == "tiny" else config)

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from codec import assets
 from codec.build import build
 from codec.errors import ConfigError
 from codec.ops.threads import threads as use_threads
-from codec.train import recipes
-from codec.train.app import compile_networks, make_task
+from codec.train.assembly import compile_networks, make_task
+from codec.train.compose import compose
 from codec.train.config import parse
 from codec.train.speed_reference import EncodecReference, HiFiCodecReference
 from codec.train.task import CodecTask
@@ -117,9 +115,7 @@ def race(
 
 def own_task(recipe: str, batch: int, seconds: float | None = None) -> tuple[CodecTask, Tensor]:
     """The task of a recipe, able to train without a trainer, and a batch of noise."""
-    recipes.register()
-    with initialize_config_dir(str(assets.root() / "conf"), version_base="1.3"):
-        config = parse(compose("config", overrides=[f"+recipe={recipe}"]))
+    config = parse(compose(f"+recipe={recipe}"))
     # one number of codebooks, the same on both sides
     config.train.bandwidths = [6.0] if recipe == "encodec" else None
     torch.manual_seed(0)

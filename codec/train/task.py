@@ -327,6 +327,11 @@ class CodecTask(lightning.LightningModule):
         found = self.optimizers(use_pl_optimizer=False)
         return found if isinstance(found, list) else [found]
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the generator, now."""
+        return self._optimizers()[0].param_groups[0]["lr"]
+
     def _set_rates(self) -> None:
         factor = rate_factor(
             self.optim.schedule,
