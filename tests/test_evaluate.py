@@ -23,9 +23,9 @@ from codec.evaluate.checks import Calibration, calibrate
 from codec.evaluate.damage import curves, describe
 from codec.evaluate.ogg import packet_bytes
 from codec.evaluate.score import Row
-from codec.evaluate.statistics import estimate, paired
 from codec.evaluate.summary import UNCODED, exclusions, failures
 from codec.metrics import METRICS
+from codec.metrics.statistics import estimate, paired
 
 DATA = Path(__file__).parent / "data"
 RATE = 16000

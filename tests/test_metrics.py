@@ -113,6 +113,7 @@ def test_a_gain_of_two_is_six_decibel() -> None:
 
 
 def test_pitch_of_a_known_tone() -> None:
+    pytest.importorskip("parselmouth")
     time = np.arange(RATE) / RATE
     buzz = sum(np.sin(2 * np.pi * 150 * k * time) / k for k in range(1, 8)).astype(np.float32)
     found = track(buzz, RATE)[5:-5]
@@ -122,6 +123,15 @@ def test_pitch_of_a_known_tone() -> None:
     half = np.where(time < 0.5, buzz, 0).astype(np.float32)
     assert voicing_agreement(half, buzz, RATE) == pytest.approx(0.5, abs=0.05)
     assert (track(np.random.default_rng(0).standard_normal(RATE).astype(np.float32), RATE) == 0).all()
+
+
+def test_pitch_of_speech_has_no_octave_errors_after_a_light_coding() -> None:
+    pytest.importorskip("parselmouth")
+    speech, rate = audio.read(DATA / "librispeech_4680.flac", frames=6 * RATE)
+    noise = 0.001 * np.random.default_rng(0).standard_normal(speech.shape[1]).astype(np.float32)
+    assert rate == RATE
+    assert f0_error(speech[0] + noise, speech[0], RATE) < 30  # one octave in a hundred frames would be 120
+    assert track(speech[0, :100], RATE).size == 0
 
 
 def test_statistics_of_tokens() -> None:

@@ -10,17 +10,16 @@ from torch import Tensor
 from codec.bench.vectors import each_latents
 from codec.data.recordings import Recording
 from codec.errors import ConfigError
+from codec.metrics.statistics import estimate
 from codec.models.codec import Codec
-
-_DRAWS = 2000  # bootstrap samples
 
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """A search beside the greedy one of as many books.
+    """A search beside the greedy one of as many codebooks.
 
     Attributes:
-        books: number of codebooks.
+        num_codebooks: K.
         beam: sequences kept.
         refine: sweeps of coordinate descent.
         error: squared error over that of the greedy search, all recordings together.
@@ -29,7 +28,7 @@ class Gain:
         us_per_vector: processor time.
     """
 
-    books: int
+    num_codebooks: int
     beam: int
     refine: int
     error: float
@@ -43,7 +42,7 @@ def compare(
     codec: Codec,
     recordings: Sequence[Recording],
     *,
-    books: Iterable[int] | None = None,
+    codebooks: Iterable[int] | None = None,
     beams: Iterable[int] = (1, 2, 4, 8, 16),
     sweeps: Iterable[int] = (0, 1, 2),
     progress: Callable[[str], None] | None = None,
@@ -53,19 +52,19 @@ def compare(
     Args:
         codec: a model in evaluation mode.
         recordings: of any rate and channel count.
-        books: numbers of codebooks; None means all of them.
+        codebooks: numbers of them; None means all of them.
         beams: widths of the beam.
         sweeps: numbers of sweeps of coordinate descent.
-        progress: is told what is being searched.
+        progress: called with what is being searched.
 
     Raises:
         ConfigError: there is no sound.
-        CodecError: the quantizer has no such number of books.
+        CodecError: the quantizer has no such number of codebooks.
     """
     parts = each_latents(codec, recordings)
     vectors = torch.cat(parts).t()[None]
     sizes = [len(part) for part in parts]
-    quantizer, found = codec.quantizer, []
+    quantizer, gains = codec.quantizer, []
 
     def search(number: int, beam: int, refine: int) -> tuple[Tensor, float]:
         """Squared error of each recording, and microseconds per vector."""
@@ -76,23 +75,16 @@ def compare(
         sums = torch.stack([part.sum() for part in error.split(sizes)])
         return sums, 1e6 * spent / vectors.shape[2]
 
-    for number in quantizer.prefixes[-1:] if books is None else books:
+    for number in quantizer.prefixes[-1:] if codebooks is None else codebooks:
         search(number, 1, 0)  # what happens once is not counted
         greedy, _ = search(number, 1, 0)
         for refine in sweeps:
             for beam in beams:
                 if progress is not None:
-                    progress(f"{number} books, beam {beam}, refine {refine}")
+                    progress(f"{number} codebooks, beam {beam}, refine {refine}")
                 error, spent = search(number, beam, refine)
-                low, high = _interval(error, greedy)
-                found.append(Gain(number, beam, refine, float(error.sum() / greedy.sum()), low, high, spent))
-    if not found:
+                ratio = estimate((error / greedy).tolist(), greedy.tolist())
+                gains.append(Gain(number, beam, refine, ratio.mean, ratio.low, ratio.high, spent))
+    if not gains:
         raise ConfigError("there is nothing to compare")
-    return found
-
-
-def _interval(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
-    draws = torch.randint(len(ours), (_DRAWS, len(ours)), generator=torch.Generator().manual_seed(0))
-    ratios = ours[draws].sum(1) / theirs[draws].sum(1)
-    low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=ratios.dtype)).tolist()
-    return low, high
+    return gains

@@ -91,10 +91,14 @@ def search(
     from codec.data import sources
 
     found = sources.find(data, row_filters(only))
-    books = None if codebooks is None else _numbers(codebooks)
+    numbers = None if codebooks is None else _numbers(codebooks)
     with Console(stderr=True).status("") as status:
         gains = compare(
-            load(model), found.train + found.valid, books=books, beams=_numbers(beams), progress=status.update
+            load(model),
+            found.train + found.valid,
+            codebooks=numbers,
+            beams=_numbers(beams),
+            progress=status.update,
         )
     if as_json:
         typer.echo(json.dumps([asdict(gain) for gain in gains], indent=2))
@@ -104,7 +108,7 @@ def search(
         shown.add_column(name, justify="right")
     for gain in gains:
         interval = f"{gain.low:.1%} to {gain.high:.1%}"
-        cells = [gain.books, gain.beam, gain.refine, f"{gain.error:.1%}", interval]
+        cells = [gain.num_codebooks, gain.beam, gain.refine, f"{gain.error:.1%}", interval]
         shown.add_row(*map(str, cells), f"{gain.us_per_vector:.0f}")
     Console(width=None if sys.stdout.isatty() else 100).print(shown)
 
@@ -114,7 +118,8 @@ def rvq(
     shapes: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MxDxVxK[xB]]...", help="Vectors, width, codes, books, beam; else a usual set."
+            metavar="[MxDxVxK[xB]]...",
+            help="Vectors, width, codebook size, codebooks, beam; else a usual set.",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or all there are.")] = "all",

@@ -13,8 +13,8 @@ import numpy as np
 
 from codec import metrics
 from codec.evaluate.score import Checked, Row
-from codec.evaluate.statistics import Estimate, estimate, paired
 from codec.metrics import book_statistics, count
+from codec.metrics.statistics import Estimate, estimate, paired
 
 # what is measured of every system besides the metrics: name -> title, unit, more is better
 RATES = {

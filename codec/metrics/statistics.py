@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 DRAWS = 2000
 FLIPS = 10000
-LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,13 @@ def estimate(values: Sequence[float], weights: Sequence[float] | None = None) ->
     if not data.size:
         raise ValueError("there is nothing to average")
     parts = np.ones_like(data) if weights is None else np.asarray(weights, np.float64)
-    picks = np.random.default_rng(0).integers(0, data.size, (DRAWS, data.size))
-    means = (data * parts)[picks].sum(1) / parts[picks].sum(1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float((data * parts).sum() / parts.sum()), float(low), float(high), data.size)
+    mean = float(_ratio(data * parts, parts))
+    if data.size == 1:
+        return Estimate(mean, mean, mean, 1)
+    sample = (data * parts, parts)
+    within = stats.bootstrap(sample, _ratio, paired=True, n_resamples=DRAWS, method="percentile", rng=0)
+    low, high = within.confidence_interval
+    return Estimate(mean, float(low), float(high), data.size)
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
@@ -65,18 +68,14 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
     """
     difference = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
     within = estimate(list(difference))
-    return Paired(within.mean, within.low, within.high, _sign_flip(difference), within.count)
+    p = 1.0
+    if within.count > 1:
+        test = stats.permutation_test(
+            (difference,), np.mean, permutation_type="samples", n_resamples=FLIPS, rng=0
+        )
+        p = float(test.pvalue)
+    return Paired(within.mean, within.low, within.high, p, within.count)
 
 
-def _sign_flip(difference: NDArray[np.float64]) -> float:
-    """Share of sign assignments whose mean is at least as far from 0; all of them up to 13 clips, else a sample."""
-    count = difference.size
-    if 2**count <= FLIPS:
-        bits = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
-        extra = 0
-    else:
-        bits = np.random.default_rng(0).integers(0, 2, (FLIPS, count))
-        extra = 1  # the observed assignment itself
-    means = np.abs(((1 - 2 * bits) * difference).mean(axis=1))
-    hits = (means >= abs(difference.mean()) * (1 - 1e-12)).sum()
-    return float((hits + extra) / (len(bits) + extra))
+def _ratio(values: NDArray[np.float64], weights: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+    return np.asarray(values.sum(axis) / weights.sum(axis))
