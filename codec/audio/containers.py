@@ -3,7 +3,7 @@
 import io
 import os
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO
 
 # first bytes of the files that libsndfile reads; FFmpeg's libraries read the others
@@ -21,44 +21,44 @@ _OTHERS = (
 )
 SNIFF_BYTES = 4096
 PLACEHOLDER = 0x7FFF0000  # a WAV's size from here on says that its writer did not know the end
-_MPEG_IN_WAV = (0x50, 0x55)  # layers I and II, layer III
+_MISCOUNTED = (
+    0x31,
+    0x50,
+    0x55,
+)  # codings in WAV whose samples libsndfile miscounts: GSM, MPEG layers I to III
+_MOST_CHUNKS = 1000  # of a WAV before its samples
+_LONGEST_KEPT = 1 << 16  # bytes of a chunk that decoders need
+_LONGEST_DATA = 0xFFFF0000  # bytes of samples that a WAV header can tell
 
 
-def may_be_mpeg(start: bytes) -> bool:
-    """Whether MPEG audio or ADTS may begin with these bytes; `is_sound_file` then wants more of them."""
-    return len(start) >= 2 and start[0] == 0xFF and start[1] & 0xE0 == 0xE0
+def may_be_frames(start: bytes) -> bool:
+    """Whether MPEG audio, ADTS or AC-3 may begin with these bytes; `is_sound_file` then wants more of them."""
+    return start[:2] == b"\x0b\x77" or (len(start) >= 2 and start[0] == 0xFF and start[1] & 0xE0 == 0xE0)
 
 
 def is_sound_file(start: bytes) -> bool:
     """Whether these first bytes are those of a sound file (or of a .tok), and not bare samples."""
-    if may_be_mpeg(start):  # so may samples: a second frame of the same kind must follow
+    if may_be_frames(start):  # so may samples: a second frame of the same kind must follow
         at = start.find(start[:2], 24)
-        while at >= 0 and start[at + 2 : at + 3] and (start[at + 2] ^ start[2]) & 0x0C:
+        while at >= 0 and start[0] == 0xFF and start[at + 2 : at + 3] and (start[at + 2] ^ start[2]) & 0x0C:
             at = start.find(start[:2], at + 1)
         return at >= 0
     return start.startswith(_SNDFILE + _OTHERS) or start[4:8] == b"ftyp"
 
 
 class View(io.RawIOBase):
-    """A part of a seekable file as a file of its own, with some bytes replaced.
+    """A part of a seekable file as a file of its own, behind some bytes that are not in it.
 
     Args:
         file: read at its own position, which the view moves; stays open.
         offset: first byte of the part.
         size: bytes of the part; to the end by default.
-        patches: offset in the part -> bytes that are there.
+        head: bytes that come before it.
     """
 
-    def __init__(
-        self,
-        file: IO[bytes],
-        offset: int = 0,
-        size: int | None = None,
-        patches: dict[int, bytes] | None = None,
-    ) -> None:
-        self._file, self._offset, self._at = file, offset, 0
-        self.size = file.seek(0, os.SEEK_END) - offset if size is None else size
-        self._patches = patches or {}
+    def __init__(self, file: IO[bytes], offset: int = 0, size: int | None = None, head: bytes = b"") -> None:
+        self._file, self._offset, self._head, self._at = file, offset - len(head), head, 0
+        self.size = (file.seek(0, os.SEEK_END) - offset if size is None else size) + len(head)
 
     def readable(self) -> bool:
         return True
@@ -80,18 +80,10 @@ class View(io.RawIOBase):
         return self.read(size) or b""
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        wanted = min(len(buffer), self.size - self._at)
-        if wanted <= 0:
-            return 0
-        self._file.seek(self._offset + self._at)
-        data = self._file.read(wanted)
-        for at, patch in self._patches.items():
-            if at < self._at + len(data) and self._at < at + len(patch):
-                changed = bytearray(data)
-                for place, byte in enumerate(patch, at - self._at):
-                    if 0 <= place < len(data):
-                        changed[place] = byte
-                data = bytes(changed)
+        data = self._head[self._at : self._at + len(buffer)]
+        if not data and self._at < self.size:
+            self._file.seek(self._offset + self._at)
+            data = self._file.read(min(len(buffer), self.size - self._at))
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -102,9 +94,11 @@ class Facts:
     """What is known of a sound file before it is decoded.
 
     Attributes:
-        start: its first byte, after tags.
+        start: its first byte, after tags and whatever `head` replaces.
+        size: bytes that belong to it; None for the rest of the file.
+        head: what its header should have been, so that all samples are read and nothing else.
         sndfile: whether libsndfile gives every sample of it; else FFmpeg's libraries have to.
-        patches: bytes of its header to replace, by their place after `start`, so that all samples are read.
+        ffmpeg: whether these may try where libsndfile refuses.
         joined: byte where a second recording begins that no decoder would reach, if there is one.
         cut: share of the declared bytes that is there, where some are missing.
         last_page: in Ogg the last sample before the last page, where libsndfile seeks wrongly.
@@ -114,8 +108,10 @@ class Facts:
     """
 
     start: int = 0
+    size: int | None = None
+    head: bytes = b""
     sndfile: bool = False
-    patches: dict[int, bytes] = field(default_factory=dict)
+    ffmpeg: bool = True
     joined: int | None = None
     cut: float | None = None
     last_page: int = 0
@@ -136,6 +132,7 @@ def examine(file: IO[bytes]) -> Facts:
     file.seek(facts.start)
     head = file.read(SNIFF_BYTES)
     facts.sndfile = head.startswith(_SNDFILE)
+    facts.ffmpeg = not head.startswith((b"RIFX", b"riff"))
     at = max(head.find(b"Xing", 0, -12), head.find(b"Info", 0, -12))
     if at >= 0 and head[at + 7] & 1:
         facts.counted = int.from_bytes(head[at + 8 : at + 12], "big")
@@ -149,34 +146,43 @@ def examine(file: IO[bytes]) -> Facts:
 
 
 def _riff(file: IO[bytes], facts: Facts, end: int) -> None:
-    """Chunk after chunk, up to the samples and what follows them."""
-    at, data64, ds64 = 12, 0, 0
-    while True:
-        file.seek(facts.start + at)
-        head = file.read(32)
+    """Chunk after chunk, up to the samples and what follows them; all others than these are left out."""
+    at, data64, kept = facts.start + 12, None, b""
+    facts.ffmpeg = False  # which trusts the sizes of broken chunks with its memory
+    for _ in range(_MOST_CHUNKS):
+        file.seek(at)
+        head = file.read(8)
         if len(head) < 8:
             return
-        kind, size = struct.unpack("<4sI", head[:8])
-        if kind == b"fmt " and len(head) >= 10 and struct.unpack("<H", head[8:10])[0] in _MPEG_IN_WAV:
-            facts.sndfile = False  # libsndfile believes what the header declares
-        elif kind == b"ds64" and len(head) == 32:
-            data64, ds64 = struct.unpack("<Q", head[16:24])[0], at + 16
-        elif kind == b"data":
+        kind, size = struct.unpack("<4sI", head)
+        if kind == b"data":
             break
+        if kind in (b"fmt ", b"fact", b"ds64"):
+            body = file.read(min(size, _LONGEST_KEPT))
+            if kind == b"ds64" and len(body) >= 16:
+                data64 = struct.unpack("<Q", body[8:16])[0]
+            elif kind != b"ds64":
+                kept += kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+            if kind == b"fmt " and struct.unpack("<H", body[:2].ljust(2))[0] in _MISCOUNTED:
+                facts.sndfile = False  # libsndfile believes what the header declares
         at += 8 + size + size % 2
-    begin = facts.start + at + 8
-    large = bool(ds64) and size in (0, 0xFFFFFFFF)
-    declared, there = data64 if large else size, end - begin
-    if not declared and there and not _ends_in_chunks(file, begin, end):
-        # the recorder died before it could fill in the size
-        where, width = (ds64, "<Q") if large else (at + 4, "<I")
-        facts.patches[where] = struct.pack(width, min(there, 0xFFFFFFFE))
-    elif declared < there:
+    else:
+        return
+    begin = at + 8
+    declared, there = size if data64 is None or 0 < size < 0xFFFFFFFF else data64, end - begin
+    if declared < there and (declared or _ends_in_chunks(file, begin, end)):
         file.seek(begin + declared + declared % 2)
         if file.read(4) in (b"RIFF", b"RF64"):
             facts.joined = begin + declared + declared % 2
-    elif there < declared and (large or declared < PLACEHOLDER):
+        there = declared
+    elif there < declared and (data64 is not None or declared < PLACEHOLDER):
         facts.cut = there / declared
+    facts.ffmpeg = True
+    if there <= _LONGEST_DATA:
+        # where the recorder died before it could fill in the size, all that is there belongs to it
+        body = kept + b"data" + struct.pack("<I", there)
+        facts.head = b"RIFF" + struct.pack("<I", 4 + len(body) + there) + b"WAVE" + body
+        facts.start, facts.size = begin, there
 
 
 def _ends_in_chunks(file: IO[bytes], at: int, end: int) -> bool:
@@ -201,7 +207,8 @@ def _flac(file: IO[bytes], facts: Facts, head: bytes, end: int) -> None:
         last = _flac_frame_end(tail[at : at + 16], block)
         if last is not None:
             if last > declared:
-                facts.patches[21] = bytes([head[21] & 0xF0, 0, 0, 0, 0])
+                facts.head = head[:21] + bytes([head[21] & 0xF0, 0, 0, 0, 0])
+                facts.start += len(facts.head)
             return
 
 
@@ -248,13 +255,15 @@ def _ogg(file: IO[bytes], facts: Facts) -> None:
             return
         body = at + 27 + segments
         if page[5] & 2:  # begins a stream
+            file.seek(body)
+            begins = file.read(16)
             if started:
                 facts.sndfile = False  # libsndfile reads the first of chained streams only
-                return
-            if not serial:
-                serial = page[14:18]
-                file.seek(body)
-                magic = file.read(12)
+                if begins[:10] != magic[:10] or (begins[:16] != magic[:16] and magic[:7] == b"\x01vorbis"):
+                    facts.joined = at  # of another rate or other channels
+                    return
+            elif not serial:
+                serial, magic = page[14:18], begins
                 facts.sndfile = magic.startswith((b"OpusHead", b"\x01vorbis"))
         else:
             number = int.from_bytes(page[18:22], "little")

@@ -18,6 +18,7 @@ _DEMUXERS = (
 _PREROLL = (
     64  # packets of MPEG audio that are decoded before a place: its frames borrow bits from those before
 )
+_FAR = 2000  # packets, about a minute: what is nearer is decoded on the way
 _OPUS_PREROLL = 0.08  # seconds, RFC 7845, 4.6
 
 
@@ -77,6 +78,12 @@ class SndfileDecoder:
                 self._reopen()
         while self.position < frame and len(self.read(min(1 << 16, frame - self.position))):
             pass
+
+    def count(self) -> int:
+        """Reads to the end."""
+        while len(self.read(1 << 16)):
+            pass
+        return self.position
 
     def _reopen(self) -> None:
         self._file.close()
@@ -149,6 +156,16 @@ class AvDecoder:
         while self.position < frame and len(self.read(min(1 << 16, frame - self.position))):
             pass
 
+    def count(self) -> int:
+        """Goes to the end; a short file is decoded for it, so that damaged packets do not count."""
+        self._pass_over(1 << 62)
+        if self.position < _FAR * self._stream.codec_context.frame_size:
+            self.close()
+            self._open()
+        while len(self.read(1 << 16)):
+            pass
+        return self.position
+
     def read(self, frames: int) -> Block:
         """Up to so many frames `(n, C)`."""
         self._fill(frames)
@@ -205,7 +222,7 @@ class AvDecoder:
     def _pass_over(self, frame: int) -> None:
         """Goes near a frame that is far away without decoding what lies between, in MPEG audio."""
         step = self._stream.codec_context.frame_size
-        if self._container.format.name != "mp3" or not step or frame - self.position < 4 * _PREROLL * step:
+        if self._container.format.name != "mp3" or not step or frame - self.position < _FAR * step:
             return
         end, passed = self.position + self._ready, 0
         recent: deque[Any] = deque(maxlen=_PREROLL)
@@ -214,7 +231,7 @@ class AvDecoder:
             passed += 1
             end += step * _has_samples(packet)
         begin = 0
-        if passed > _PREROLL:
+        if passed > _PREROLL:  # else nothing has left the queue
             self._stream.codec_context.flush_buffers()
             begin, damaged = _PREROLL // 2, self.damaged
             for packet in list(recent)[:begin]:  # the first ones lack what they borrow

@@ -7,7 +7,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from codec.audio.containers import PLACEHOLDER, SNIFF_BYTES, is_sound_file, may_be_mpeg
+from codec.audio.containers import PLACEHOLDER, SNIFF_BYTES, is_sound_file, may_be_frames
 from codec.audio.reader import Audio, Reader, check_format, check_samples, missing_samples
 from codec.errors import AudioError
 
@@ -46,7 +46,7 @@ class PcmReader:
         self._size = self._left = None
         self._file: Reader | None = None
         start = self._stream.read(12)
-        if may_be_mpeg(start):
+        if may_be_frames(start):
             start += self._stream.read(SNIFF_BYTES)
         self._rest = start
         if start[:4] == b"RIFF" and start[8:] == b"WAVE":

@@ -150,7 +150,8 @@ class Reader:
                 raise AudioError(f"{self.name}: is empty")
             self._facts = examine(file)
             with self._reporting("cannot be read"):
-                self._decoder = self._decode(View(file, self._facts.start, patches=self._facts.patches))
+                facts = self._facts
+                self._decoder = self._decode(View(file, facts.start, facts.size, facts.head))
             found = self._decoder
             self.info = AudioInfo(
                 found.sample_rate, found.channels, found.frames, found.format, found.subtype
@@ -198,8 +199,9 @@ class Reader:
         if self._facts.sndfile:
             try:
                 return SndfileDecoder(view, self._facts)
-            except NotSound:
-                pass  # a coding that only the others know
+            except NotSound:  # perhaps a coding that only the others know
+                if not self._facts.ffmpeg:
+                    raise
         return AvDecoder(view, self._facts)
 
     @property
@@ -223,9 +225,9 @@ class Reader:
         if self.info.frames is not None:
             return self.info.frames
         before = self.position
-        self.seek(1 << 62)
-        frames = self.position
-        self.seek(before)
+        with self._reporting("damaged"):
+            frames = self._decoder.count()
+            self._decoder.seek(before)
         return frames
 
     def seek(self, frame: int) -> None:
