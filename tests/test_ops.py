@@ -42,7 +42,7 @@ def draw(kind: str, rows: int, dim: int, size: int, seed: int) -> tuple[Tensor, 
         books[1, 0, 0] = torch.nan
         x[rows // 2, 0], x[rows // 3, -1] = torch.nan, -torch.inf
         return x, books
-    if kind == "close":  # what bfloat16 cannot tell apart, and float32 hardly
+    if kind == "close":  # what 16 bits cannot tell apart, and float32 hardly
         books[0] = books[0, :1] + books[0] * 2.0**-14
         return x, books
     scale = {"normal": 1, "huge": 1e25, "tiny": 1e-30}[kind]
@@ -52,7 +52,7 @@ def draw(kind: str, rows: int, dim: int, size: int, seed: int) -> tuple[Tensor, 
 @pytest.mark.parametrize("kind", ["normal", "grid", "duplicates", "oddities", "close", "huge", "tiny"])
 @pytest.mark.parametrize("beam", [1, 3, 16])
 def test_compiled_codes_equal_the_specification(level: native.Level, kind: str, beam: int) -> None:
-    # few rows, an incomplete vector, whole blocks and the bfloat16 path; tiles and parts of a book that do not fill up
+    # few rows, an incomplete vector, whole blocks and the 16 bit path; tiles and parts of a book that do not fill up
     shapes = [(1, 8, 64), (5, 33, 7), (17, 64, 1), (70, 3, 6), (150, 40, 20), (20, 300, 70)]
     for seed, (rows, dim, size) in enumerate(shapes):
         x, books = draw(kind, rows, dim, size, seed)

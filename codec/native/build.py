@@ -37,7 +37,7 @@ _FLAGS = (
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 # flags of each level, best first; the last one runs on every processor of the architecture
-_X86 = {"avx512_bf16": (*_AVX512, "-mavx512bf16"), "avx512": _AVX512, "avx2": _AVX2, "baseline": ()}
+_X86 = {"avx512_vnni": (*_AVX512, "-mavx512vnni"), "avx512": _AVX512, "avx2": _AVX2, "baseline": ()}
 LEVELS = {"x86_64": _X86, "amd64": _X86}.get(platform.machine().lower(), {"baseline": ()})
 
 

@@ -35,12 +35,12 @@ unsigned known() {
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   const bool fused = (c & bit_FMA) && (c & bit_F16C) && (low & 6) == 6;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
-  const unsigned subleaves = a, wide = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+  const unsigned wide = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
   if (!fused || !(b & bit_AVX2)) return found;
   found |= NEEDS_AVX2;
   if ((b & wide) != wide || (low & 0xe6) != 0xe6) return found;
   found |= NEEDS_AVX512;
-  if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1 << 5)) found |= NEEDS_AVX512_BF16;
+  if (c & bit_AVX512VNNI) found |= NEEDS_AVX512_VNNI;
 #endif
   return found;
 }

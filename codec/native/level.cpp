@@ -14,8 +14,8 @@ constexpr unsigned NEEDS = 0
 #if defined(__AVX512F__)
     | NEEDS_AVX512
 #endif
-#if defined(__AVX512BF16__)
-    | NEEDS_AVX512_BF16
+#if defined(__AVX512VNNI__)
+    | NEEDS_AVX512_VNNI
 #endif
     ;
 

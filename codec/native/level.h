@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // Sets of instructions beyond what every processor of the architecture has.
-enum : unsigned { NEEDS_AVX2 = 1, NEEDS_AVX512 = 2, NEEDS_AVX512_BF16 = 4 };
+enum : unsigned { NEEDS_AVX2 = 1, NEEDS_AVX512 = 2, NEEDS_AVX512_VNNI = 4 };
 
 // Vectors to encode: x (rows, dim), books (stages, size, dim), codes (rows, stages), all contiguous.
 struct Search {

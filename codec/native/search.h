@@ -2,16 +2,14 @@
 //
 // A score is x.c - |c|^2 / 2 = (|x|^2 - |x - c|^2) / 2: the nearest code vector has the highest. Rows are lanes: a block
 // of rows is transposed once, and a tile of C code vectors is read as it lies in memory, each element broadcast to all
-// rows. Of a tile only the highest score counts; a row keeps its two best tiles and the score of the third best. The exact
-// distance of the nearest code in the best tile gives an exact score: where no other tile can reach it, all is settled,
-// and where the second can, its codes are settled too. For the few rows where the third can as well, a second scan settles
-// every tile that can. Nothing of size rows * codes is ever stored.
+// rows. Of a tile only the highest score counts; a row keeps its best tile and the score of the second best. The exact
+// distance of the nearest code in the best tile gives an exact score: where no other tile can reach it, all is settled.
+// For the few rows where one can, a second scan settles every tile that can. Nothing of size rows * codes is ever stored.
 //
-// Scores are bounds from above, so that "can reach" is proven. u = 2^-24; |.| is the Euclidean norm.
-//   float32: computed <= exact + E and exact <= computed + E with E = (D + 6) u (|x||c| + |c|^2 / 2), for D fused
-//     additions and the rounded |c|^2 / 2, with the largest |c| of the book.
-//   bfloat16 products: with x = xh + xl and c = ch + cl the products lost are at most |xl||c| + |xh||cl|. One more pair of
-//     elements, (|xl|, |xh|) for the row and (|c|, |cl|) for the code, adds exactly that to the score.
+// A computed score is off by at most E, so that "can reach" is proven. u = 2^-24; |.| is the Euclidean norm.
+//   float32: E = (D + 6) u (|x||c| + |c|^2 / 2) for D additions and the rounded |c|^2 / 2, with the largest |c| of the book.
+//   16 bits: x and c are rounded to multiples of |x| / L and |c| / L; the sum of their products, below 2^31, is exact. What
+//     was rounded off is at most h |x| and h |c| with h = 0.51 sqrt(D) / L, so that E has h (2 + h) |x||c| more.
 //   Both: (D + 64) 2^-54 (|x|^2 + |c|^2) for the float64 rounding of the exact distances, D 2^-125 for what underflows.
 //
 // Compile with -ffp-contract=off: the exact distance must not be fused.
@@ -20,6 +18,7 @@
 
 #include <cmath>
 #include <exception>
+#include <type_traits>
 
 #include "level.h"
 #include "simd.h"
@@ -33,21 +32,25 @@ constexpr int R = 4, C = 6;
 #else
 constexpr int R = 3, C = 4;
 #endif
-#if defined(__AVX512BF16__)
-constexpr bool HAS_BFLOAT16 = true;
+// Products of 16 bits, added up in pairs, are quicker than those of 32 where there is one instruction for both (VNNI), and
+// where two vectors of them are quicker than one of float32.
+#if defined(__AVX512VNNI__) || (defined(__SSE2__) && !defined(__AVX512F__))
+constexpr bool HAS_SHORT = true;
 #else
-constexpr bool HAS_BFLOAT16 = false;
+constexpr bool HAS_SHORT = false;
 #endif
 constexpr int BLOCK = 64 / (R * W) * R * W;  // rows that are scanned together, 48 to 64
 constexpr int64_t PART = 1 << 17;            // elements of a book that are prepared together
 constexpr int64_t ROWS = 1 << 19;            // elements of the rows that pass a stage together
 constexpr int64_t FEW = 4;                   // up to so many rows are not worth transposing
-constexpr int64_t HALF_ROWS = 128;           // fewer rows, or narrower ones, gain nothing from bfloat16 products
-constexpr int64_t HALF_DIM = 32;
+constexpr int AT_ONCE = 4;                   // distances that are summed beside each other
+constexpr int64_t SHORT_ROWS = 128;          // fewer rows, or narrower ones, gain nothing from 16 bits
+constexpr int64_t SHORT_DIM = 32;
+constexpr float L = 32000;                   // the norm of what is rounded to 16 bits
 constexpr float INF = __builtin_inff();
 
 typedef float Float8 __attribute__((vector_size(32)));
-typedef uint32_t Bits8 __attribute__((vector_size(32)));
+typedef int16_t Shorts __attribute__((vector_size(2 * W)));
 typedef double Double8 __attribute__((vector_size(64)));
 typedef float Float4 __attribute__((vector_size(16)));
 typedef float Float2 __attribute__((vector_size(8)));
@@ -110,40 +113,16 @@ double squared_norm(const float* x, int64_t dim) {
   return sum8(even + odd);
 }
 
-#if defined(__AVX512BF16__)
-// Squared norm of what rounding to bfloat16 loses, where its float32 elements may leave their range.
-double lost_in_half(const float* x, int64_t dim, const uint16_t* half) {
-  double sum = 0;
-  for (int64_t j = 0; j < dim; ++j) {
-    const uint32_t bits = (uint32_t)half[j] << 16;
-    const double low = (double)x[j] - load<float>(&bits);
-    sum += low * low;
+// Rounds to multiples of `step`, the norm over L, where that is not too small to divide by. Writes whole vectors.
+void round_to_short(const float* x, int64_t dim, float step, int16_t* to) {
+  const float inverse = step > 0x1p-100f ? 1 / step : 0;
+  const Vec magic = Vec{} + 0x1.8p23f;  // adding it rounds to whole numbers
+  for (int64_t j = 0; j < dim; j += W) {
+    Vec value = {};
+    if (dim - j >= W) value = load<Vec>(x + j);
+    else std::memcpy(&value, x + j, 4 * (dim - j));
+    store(to + j, __builtin_convertvector((VecInt)(value * inverse + magic) - (VecInt)magic, Shorts));
   }
-  return sum;
-}
-
-// Rounds to bfloat16; returns the squared norm of the rounding errors, or a little more. Writes up to a multiple of
-// sixteen.
-double round_to_half(const float* x, int64_t dim, uint16_t* half) {
-  __m512 squares = _mm512_setzero_ps();
-  for (int64_t j = 0; j < dim; j += 16) {
-    const __m512 value = _mm512_maskz_loadu_ps(dim - j < 16 ? (1u << (dim - j)) - 1 : 0xffff, x + j);
-    const __m256i high = (__m256i)_mm512_cvtneps_pbh(value);
-    store(half + j, high);
-    const __m512 low = _mm512_sub_ps(value, (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
-    squares = _mm512_fmadd_ps(low, low, squares);
-  }
-  const float square = _mm512_reduce_add_ps(squares);
-  if (square > 0x1p-100f && square < 0x1p100f) return square * (1 + (dim + 32) * 0x1p-24);
-  return lost_in_half(x, dim, half);
-}
-#else
-double round_to_half(const float*, int64_t, uint16_t*) { return 0; }  // never called
-#endif
-
-uint16_t half_above(double value) {  // the next bfloat16 that is not less; value >= 0
-  const float single = (float)value;
-  return (uint16_t)((load<uint32_t>(&single) >> 16) + 1);
 }
 
 // W rows of a matrix with `stride` become W columns: to[w * width + lane] = from[lane * stride + w] for w, lane < W.
@@ -164,13 +143,18 @@ inline void transpose_square(const float* from, int64_t stride, float* to, int64
 #endif
 }
 
-// Adds the products of a word of each row and a word of a code: a float, or two bfloat16.
-template <bool HALF>
-inline Vec add_products(Vec x, float c, Vec sum) {
-#if defined(__AVX512BF16__)
-  if constexpr (HALF) return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)_mm512_set1_ps(c));
+// Adds the products of a word of each row and a word of a code: a float, or two numbers of 16 bits.
+inline Vec add_products(Vec x, const float* c, Vec sum) { return multiply_add(x, *c - Vec{}, sum); }
+inline VecInt add_products(VecInt x, const int32_t* c, VecInt sum) {
+#if defined(__AVX512VNNI__)
+  return (VecInt)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)x, (__m512i)(*c - VecInt{}));
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+  return sum + (VecInt)_mm256_madd_epi16((__m256i)x, (__m256i)(*c - VecInt{}));
+#elif defined(__SSE2__) && !defined(__AVX512F__)
+  return sum + (VecInt)_mm_madd_epi16((__m128i)x, (__m128i)(*c - VecInt{}));
+#else
+  return sum;  // never called
 #endif
-  return multiply_add(x, c - Vec{}, sum);
 }
 
 // C code vectors that are scanned together; the last ones repeat where a book has no more.
@@ -179,22 +163,29 @@ struct Tile {
   float half_norms[C];
 };
 
-// Scores of V * W rows, (words, V * W), against a tile; sink(vector of rows, highest score, all C scores).
-template <int V, bool HALF, class Sink>
-inline void scan(const float* rows, const Tile& tile, int64_t words, Sink&& sink) {
-  Vec sum[V][C];
+// Scores of V * W rows, (words, V * W), against a tile; sink(vector of rows, highest score, all C scores). Sums of 16 bits
+// are to be multiplied by `scales` (V * W).
+template <int V, bool SHORT, class Sink>
+inline void scan(const float* rows, const float* scales, const Tile& tile, int64_t words, Sink&& sink) {
+  using Sum = std::conditional_t<SHORT, VecInt, Vec>;
+  using Word = std::conditional_t<SHORT, int32_t, float>;
+  Sum sum[V][C];
   for (int r = 0; r < V; ++r)
-    for (int i = 0; i < C; ++i) sum[r][i] = Vec{} - tile.half_norms[i];
+    for (int i = 0; i < C; ++i) sum[r][i] = SHORT ? Sum{} : Sum{} - (Word)tile.half_norms[i];
   for (int64_t w = 0; w < words; ++w) {
-    Vec x[V];
-    for (int r = 0; r < V; ++r) x[r] = load<Vec>(rows + (w * V + r) * W);
+    Sum x[V];
+    for (int r = 0; r < V; ++r) x[r] = load<Sum>(rows + (w * V + r) * W);
     for (int i = 0; i < C; ++i)
-      for (int r = 0; r < V; ++r) sum[r][i] = add_products<HALF>(x[r], tile.codes[i][w], sum[r][i]);
+      for (int r = 0; r < V; ++r) sum[r][i] = add_products(x[r], (const Word*)tile.codes[i] + w, sum[r][i]);
   }
   for (int r = 0; r < V; ++r) {
-    Vec top = Vec{} - INF;  // a score that is no number is not larger than any
-    for (int i = 0; i < C; ++i) top = sum[r][i] > top ? sum[r][i] : top;
-    sink(r, top, sum[r]);
+    Vec score[C], top = Vec{} - INF;  // a score that is no number is not larger than any
+    for (int i = 0; i < C; ++i) {
+      score[i] = __builtin_convertvector(sum[r][i], Vec);
+      if (SHORT) score[i] = multiply_add(score[i], load<Vec>(scales + r * W), Vec{} - tile.half_norms[i]);
+      top = score[i] > top ? score[i] : top;
+    }
+    sink(r, top, score);
   }
 }
 
@@ -222,15 +213,16 @@ class Worker {
   const int64_t dim, chunk;
   const float* book = nullptr;
   int64_t rows = 0, live = 1, keep = 1;
-  Buffer<float> residual, next_residual, staged, transposed, half_norms, best, second, third, floor;
-  Buffer<int32_t> where, where_second, history, next_history;
-  Buffer<uint16_t> code_halves;
+  Buffer<float> residual, next_residual, staged, transposed, half_norms, scales, best, second, floor;
+  Buffer<int32_t> where, history, next_history;
+  Buffer<int16_t> code_shorts;
   Buffer<double> squared, slack;  // |x|^2 and error bound of each lane
   Buffer<Path> paths;
   Buffer<int64_t> length;
   Buffer<int> pending;
   const float* prepared = nullptr;
   double code_norm = 0;  // the largest of the finite ones
+  float code_step = 0;   // of the part that is prepared
 
   void encode(const float* x, int64_t* codes, int64_t count) {
     rows = count, live = 1;
@@ -243,7 +235,7 @@ class Worker {
       length.assign(rows, 0);
       if (p.beam == 1 && rows <= FEW)
         for (int64_t row = 0; row < rows; ++row) direct(row);
-      else if (HAS_BFLOAT16 && dim >= HALF_DIM && rows * live >= HALF_ROWS)
+      else if (HAS_SHORT && dim >= SHORT_DIM && rows * live >= SHORT_ROWS)
         search<true>();
       else
         search<false>();
@@ -273,17 +265,23 @@ class Worker {
   // rounding errors are relative, being sums of squares; `smallest` is the smallest one so far.
   void settle_nearest(int64_t row, int64_t first, int64_t last, float& smallest) {
     const float* const x = &residual[row * dim];
-    float distances[64];
-    for (int64_t v = first; v < last; ++v) {
-      const float* const c = book + v * dim;
-      Float8 sum = {};
+    float distances[64 + AT_ONCE];
+    for (int64_t v = first; v < last; v += AT_ONCE) {
+      const float* c[AT_ONCE];
+      Float8 sum[AT_ONCE] = {};
+      for (int i = 0; i < AT_ONCE; ++i) c[i] = book + least(v + i, last - 1) * dim;
       for (int64_t j = 0; j < dim; j += 8) {
-        const Float8 d = load8(x + j, dim - j) - load8(c + j, dim - j);
-        sum += d * d;
+        const Float8 value = load8(x + j, dim - j);
+        for (int i = 0; i < AT_ONCE; ++i) {
+          const Float8 d = value - load8(c[i] + j, dim - j);
+          sum[i] += d * d;
+        }
       }
-      const float distance = sum8(sum);
-      distances[v - first] = distance;
-      smallest = distance < smallest ? distance : smallest;
+      for (int i = 0; i < AT_ONCE; ++i) {
+        const float distance = sum8(sum[i]);
+        distances[v - first + i] = distance;
+        smallest = distance < smallest ? distance : smallest;
+      }
     }
     const double limit = smallest * (1 + 2.1 * (dim + 6) * 0x1p-24) + dim * 0x1p-125;
     uint64_t near = 0;
@@ -309,7 +307,7 @@ class Worker {
     return length[row] == keep && score == score ? score : -INF;
   }
 
-  template <bool HALF>
+  template <bool SHORT>
   void search() {
     pending.resize(rows * live);
     squared.resize(pending.size()), slack.assign(pending.size(), 0.0);
@@ -319,47 +317,36 @@ class Worker {
     }
     prepared = nullptr;
     code_norm = 0;
-    if (p.beam == 1) seed<HALF>();
-    collect<HALF>();
+    if (p.beam == 1) seed<SHORT>();
+    collect<SHORT>();
   }
 
-  // First scan: the best tile of each row is settled, and the second if it may hold the nearest code; rows where a third
-  // one may as well stay pending. Float32 scores say more, and there the second tile counts as the third.
-  template <bool HALF>
+  // First scan: the best tile of each row is settled; rows where another one may hold a nearer code stay pending.
+  template <bool SHORT>
   void seed() {
     const int64_t padded = pending.size() + W;
-    best.assign(padded, -INF), third.assign(padded, -INF), where.assign(padded, 0);
-    if (HALF) second.assign(padded, -INF), where_second.assign(padded, 0);
-    scan_all<HALF>([&](int64_t at, int64_t tile, Vec top, const Vec(&)[C]) {
-      const Vec old = load<Vec>(&best[at]);
-      const VecInt better = top > old, tiles = VecInt{} + (int32_t)tile, old_tiles = load<VecInt>(&where[at]);
-      store(&where[at], better ? tiles : old_tiles);
+    best.assign(padded, -INF), second.assign(padded, -INF), where.assign(padded, 0);
+    scan_all<SHORT>([&](int64_t at, int64_t tile, Vec top, const Vec(&)[C]) {
+      const Vec old = load<Vec>(&best[at]), old_second = load<Vec>(&second[at]);
+      const VecInt better = top > old, tiles = VecInt{} + (int32_t)tile;
+      store(&where[at], better ? tiles : load<VecInt>(&where[at]));
       store(&best[at], better ? top : old);
-      Vec rest = better ? old : top;
-      if (HALF) {
-        const Vec old_second = load<Vec>(&second[at]);
-        const VecInt higher = rest > old_second, rest_tiles = better ? old_tiles : tiles;
-        store(&where_second[at], higher ? rest_tiles : load<VecInt>(&where_second[at]));
-        store(&second[at], higher ? rest : old_second);
-        rest = higher ? old_second : rest;
-      }
-      const Vec old_third = load<Vec>(&third[at]);
-      store(&third[at], rest > old_third ? rest : old_third);
+      const Vec rest = better ? old : top;
+      store(&second[at], rest > old_second ? rest : old_second);
     });
     int64_t left = 0;
     for (int64_t row = 0; row < rows; ++row) {
       const char* const ahead = (const char*)(book + where[row + 2] * dim);  // of padded rows too
       for (int64_t byte = 0; byte < C * dim * 4; byte += 64) __builtin_prefetch(ahead + byte);
       settle_tile(row, where[row]);
-      slack[row] = bound<HALF>(squared[row]);
-      if (HALF && !(needed(row) > second[row])) settle_tile(row, where_second[row]);
-      if (!(needed(row) > third[row])) pending[left++] = row;
+      slack[row] = bound<SHORT>(squared[row]);
+      if (!(needed(row) > second[row])) pending[left++] = row;
     }
     pending.resize(left);
   }
 
   // Second scan: every tile that can hold one of the best paths is settled.
-  template <bool HALF>
+  template <bool SHORT>
   void collect() {
     if (pending.size() == 0) return;
     floor.assign(pending.size() + W, INF);
@@ -368,11 +355,11 @@ class Worker {
       floor[at] = (float)(score - std::fabs(score) * 0x1p-22);
     };
     const float* part = nullptr;
-    scan_all<HALF>([&](int64_t at, int64_t tile, Vec top, const Vec(&scores)[C]) {
+    scan_all<SHORT>([&](int64_t at, int64_t tile, Vec top, const Vec(&scores)[C]) {
       if (part != prepared) {  // the bound depends on the codes that are scanned
         part = prepared;
         for (int64_t i = 0; i < pending.size(); ++i) {
-          slack[pending[i]] = bound<HALF>(squared[pending[i]]);
+          slack[pending[i]] = bound<SHORT>(squared[pending[i]]);
           raise(i);
         }
       }
@@ -389,16 +376,16 @@ class Worker {
 
   // Calls sink(position in `pending`, first code of the tile, highest scores, all scores) for every vector of lanes and
   // every tile.
-  template <bool HALF, class Sink>
+  template <bool SHORT, class Sink>
   void scan_all(Sink&& sink) {
-    const int64_t count = pending.size(), words = HALF ? (dim + 1) / 2 + 1 : dim;
+    const int64_t count = pending.size(), words = SHORT ? (dim + 1) / 2 : dim;
     for (int64_t first = 0; first < p.size; first += chunk) {
       const int64_t size = least(chunk, p.size - first);
-      prepare<HALF>(book + first * dim, size, words);
-      const float* codes = HALF ? (const float*)code_halves.data() : prepared;
+      prepare<SHORT>(book + first * dim, size, words);
+      const float* codes = SHORT ? (const float*)code_shorts.data() : prepared;
       for (int64_t at = 0; at < count; at += BLOCK) {
         const int vectors = (least(BLOCK, count - at) + W - 1) / W;
-        const float* const rows = transpose<HALF>(at, vectors, words);
+        const float* const rows = transpose<SHORT>(at, vectors, words);
         for (int64_t v = 0; v < size; v += C) {
           Tile tile;
           for (int i = 0; i < C; ++i) {
@@ -411,40 +398,41 @@ class Worker {
               sink(at + (group + r) * W, first + v, top, scores);
             };
             const int rest = vectors - group;
-            if (rest >= R) scan<R, HALF>(part, tile, words, put);
-            else if (rest == 1) scan<1, HALF>(part, tile, words, put);
-            else if (rest == 2) scan<2, HALF>(part, tile, words, put);
-            else scan<3, HALF>(part, tile, words, put);
+            if (rest >= R) scan<R, SHORT>(part, &scales[group * W], tile, words, put);
+            else if (rest == 1) scan<1, SHORT>(part, &scales[group * W], tile, words, put);
+            else if (rest == 2) scan<2, SHORT>(part, &scales[group * W], tile, words, put);
+            else scan<3, SHORT>(part, &scales[group * W], tile, words, put);
           }
         }
       }
     }
   }
 
-  template <bool HALF>
+  template <bool SHORT>
   void prepare(const float* codes, int64_t count, int64_t words) {
     if (prepared == codes) return;
     prepared = codes;
     half_norms.resize(count);
-    if (HALF) code_halves.resize(2 * count * words + 16);
+    double largest = 0;
     for (int64_t v = 0; v < count; ++v) {
-      const double square = squared_norm(codes + v * dim, dim), norm = std::sqrt(square);
+      const double square = squared_norm(codes + v * dim, dim);
       const bool finite = std::isfinite(square);
       half_norms[v] = finite ? (float)(square / 2) : INF;  // an infinite one has no score
-      if (finite && norm > code_norm) code_norm = norm;
-      if (HALF) {
-        uint16_t* const halves = &code_halves[2 * v * words];
-        const double error = std::sqrt(round_to_half(codes + v * dim, dim, halves));
-        halves[2 * words - 2] = half_above(norm), halves[2 * words - 1] = half_above(error);
-      }
+      if (finite && square > largest) largest = square;
     }
+    largest = std::sqrt(largest);
+    if (largest > code_norm) code_norm = largest;
+    if (!SHORT) return;
+    code_step = (float)(largest / L);
+    code_shorts.resize(2 * count * words + W);
+    for (int64_t v = 0; v < count; ++v) round_to_short(codes + v * dim, dim, code_step, &code_shorts[2 * v * words]);
   }
 
   // The lanes pending[at ...) as (vectors / R, words, R * W); the last group is narrower where vectors end.
-  template <bool HALF>
+  template <bool SHORT>
   const float* transpose(int64_t at, int vectors, int64_t words) {
     const int64_t stride = (words + W) / W * W;  // room for what is written in whole vectors
-    staged.resize(BLOCK * stride), transposed.resize(BLOCK * stride);
+    staged.resize(BLOCK * stride), transposed.resize(BLOCK * stride), scales.resize(BLOCK);
     for (int lane = 0; lane < vectors * W; ++lane) {
       float* const to = &staged[lane * stride];
       if (at + lane >= pending.size()) {
@@ -452,11 +440,10 @@ class Worker {
         continue;
       }
       const int source = pending[at + lane];
-      if (HALF) {
-        uint16_t* const halves = (uint16_t*)to;
-        const double error = std::sqrt(round_to_half(&residual[source * dim], dim, halves));
-        halves[2 * words - 2] = half_above(error);
-        halves[2 * words - 1] = half_above(std::sqrt(squared[source]) + error);
+      if (SHORT) {
+        const float step = (float)(std::sqrt(squared[source]) / L);
+        round_to_short(&residual[source * dim], dim, step, (int16_t*)to);
+        scales[lane] = step * code_step;
       } else {
         std::memcpy(to, &residual[source * dim], 4 * dim);
       }
@@ -494,12 +481,16 @@ class Worker {
   }
 
   // The bound on the error of a score; infinite where an intermediate result may leave the range of float32.
-  template <bool HALF>
+  template <bool SHORT>
   double bound(double row_squared) const {
-    const double wider = HALF ? 1.04 : 1;  // the norms of the rounded vectors, and the pair that was added
-    const double terms = std::sqrt(row_squared) * code_norm * wider + code_norm * code_norm / 2;
-    const double total = (dim + 6) * 0x1.02p-24 * terms +
-                         (dim + 64) * 0x1p-54 * (row_squared + code_norm * code_norm) + dim * 0x1p-125;
+    const double product = std::sqrt(row_squared) * code_norm, code_squared = code_norm * code_norm;
+    double total = (dim + 6) * 0x1.02p-24 * (product + code_squared / 2) +
+                   (dim + 64) * 0x1p-54 * (row_squared + code_squared) + dim * 0x1p-125;
+    if (SHORT) {
+      const double rounded = 0.51 * std::sqrt((double)dim) / L;
+      const bool tiny = (row_squared > 0 && row_squared < 0x1p-160) || code_squared < 0x1p-160;
+      total += tiny ? product : rounded * (2 + rounded) * product + 0x1p-118;
+    }
     return total < 1e30 ? total : INF;
   }
 };
