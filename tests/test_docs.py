@@ -42,3 +42,12 @@ def test_the_table_is_that_of_the_file() -> None:
             f"{float(latents['ms_per_step']):.1f}",
             f"{int(latents['parameters']):,}",
         ]
+
+
+def test_the_code_in_the_page_runs() -> None:
+    page = (DOCS / "quantizers.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)

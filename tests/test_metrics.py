@@ -11,7 +11,7 @@ import torch
 
 from codec import assets, audio, metrics
 from codec.errors import ConfigError
-from codec.metrics import Unscorable, book_statistics, count, stability
+from codec.metrics import Unscorable, codebook_statistics, count, stability
 from codec.metrics.perceptual import pesq, stoi
 from codec.metrics.pitch import f0_error, track, voicing_agreement
 from codec.metrics.signal import si_sdr, snr
@@ -135,9 +135,9 @@ def test_pitch_of_speech_has_no_octave_errors_after_a_light_coding() -> None:
 
 
 def test_statistics_of_tokens() -> None:
-    even = book_statistics(count(np.arange(8)[None], [16])[0])
+    even = codebook_statistics(count(np.arange(8)[None], [16])[0])
     assert (even.used, even.usage, even.entropy, even.perplexity) == (8, 0.5, 3.0, 8.0)
-    one = book_statistics(count(np.zeros((1, 5), np.int64), [4])[0])
+    one = codebook_statistics(count(np.zeros((1, 5), np.int64), [4])[0])
     assert (one.used, one.entropy, one.perplexity) == (1, 0.0, 1.0)
     assert stability(np.array([[1, 2], [3, 4]]), np.array([[1, 2], [3, 0]])) == 0.75
     with pytest.raises(ValueError, match="outside"):

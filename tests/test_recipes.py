@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 NAMES = recipes.names()
 OPTIONS = [
     f"{path.parent.name}={path.stem}"
-    for path in sorted((assets.root() / "conf").glob("*/*.yaml"))
+    for path in sorted((assets.root() / "conf").glob("*/[!_]*.yaml"))
     if path.parent.name in ("model", "quantizer", "discriminator", "loss", "optim", "data", "logger")
 ]
 

@@ -184,7 +184,7 @@ def test_the_lesson_reaches_the_first_books_and_what_leads_to_them(
     assert z.grad is not None
     assert z.grad.abs().sum() > 0
     touched = {key for key, p in quantizer.named_parameters() if p.grad is not None and p.grad.any()}
-    assert touched == ({"down.0.weight", "up.0.weight"} if name == "split_rvq" else set())
+    assert touched == ({"in_proj.0.weight", "out_proj.0.weight"} if name == "split_rvq" else set())
     assert teacher.project.weight.grad is not None
 
 

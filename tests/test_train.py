@@ -21,6 +21,7 @@ from torch import Tensor
 
 from codec.build import build
 from codec.errors import CheckpointError, CodecError, ConfigError
+from codec.metrics.tokens import CodebookStatistics
 from codec.quantizers import Codebook
 from codec.train import recipes
 from codec.train.app import main
@@ -29,7 +30,7 @@ from codec.train.compose import compose
 from codec.train.config import ScheduleConfig, codebook_choices, parse
 from codec.train.export import export
 from codec.train.log import RunLog
-from codec.train.meter import CodebookUsage, Meter
+from codec.train.meter import Meter
 from codec.train.optim import Average, rate_factor
 from codec.train.run import train
 from codec.train.speed import own_task
@@ -295,7 +296,7 @@ def test_latents_pass_as_they_are_until_the_books_start(
     def watched(self: CodecTask, batch: Any, batch_idx: int) -> None:
         step(self, batch, batch_idx)
         state = self.codec.quantizer.state_dict()
-        started = [bool(value) for name, value in state.items() if name.endswith("started")]
+        started = [bool(value) for name, value in state.items() if name.endswith("initialised")]
         seen.append((all(started), "commit" in self.meter.pull()))
 
     monkeypatch.setattr(CodecTask, "training_step", watched)
@@ -303,7 +304,7 @@ def test_latents_pass_as_they_are_until_the_books_start(
     assert seen == [(False, False), (False, False), (True, True), (True, True)]
     codebooks = objects["codec"].quantizer.state_dict()
     averaged = objects["task"].evaluated_codec.quantizer.state_dict()
-    assert torch.equal(averaged["books.2.started"], codebooks["books.2.started"])
+    assert torch.equal(averaged["codebook_list.2.initialised"], codebooks["codebook_list.2.initialised"])
 
 
 def test_signal_saves_and_ends_cleanly(
@@ -547,7 +548,7 @@ def test_meter_counts_each_book() -> None:
 
 def test_collapsed_codebook_is_named_with_its_likely_cause() -> None:
     watch = CollapseWatch(0.05)
-    healthy, dead = CodebookUsage(1024, 5000, 900, 700.0), CodebookUsage(1024, 5000, 1, 1.0)
+    healthy, dead = CodebookStatistics(1024, 5000, 900, 9.5), CodebookStatistics(1024, 5000, 1, 0.0)
     (told,) = watch.warnings(1000, [healthy, dead])
     assert "collapsed codebook 1 (1 of 1024 codes in 5000 tokens, perplexity 1.0)" in told
     assert "the codebooks before it" in told

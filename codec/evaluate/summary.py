@@ -13,7 +13,7 @@ import numpy as np
 
 from codec import metrics
 from codec.evaluate.score import Checked, Row
-from codec.metrics import book_statistics, count
+from codec.metrics import codebook_statistics, count
 from codec.metrics.statistics import Estimate, estimate, paired
 
 # what is measured of every system besides the metrics: name -> title, unit, more is better
@@ -77,7 +77,7 @@ def codebooks(rows: Sequence[Row], folder: Path) -> dict[str, list[dict[str, flo
         if counts:
             found[system] = [
                 asdict(book) | {"usage": book.usage, "perplexity": book.perplexity}
-                for book in map(book_statistics, counts)
+                for book in map(codebook_statistics, counts)
             ]
     return found
 

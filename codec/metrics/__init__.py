@@ -7,7 +7,7 @@ from codec.metrics.pitch import F0Error, VoicingAgreement
 from codec.metrics.signal import SISDR, SNR
 from codec.metrics.spectral import LogSpectralDistance, MelDistance, STFTDistance
 from codec.metrics.speech import NetworkMetric, SpeakerSimilarity, WordErrorRate
-from codec.metrics.tokens import BookStatistics, book_statistics, count, stability
+from codec.metrics.tokens import CodebookStatistics, codebook_statistics, count, stability
 
 METRICS: dict[str, type[Metric]] = {
     metric.name: metric
@@ -61,7 +61,7 @@ __all__ = [
     "SLOW",
     "SNR",
     "STOI",
-    "BookStatistics",
+    "CodebookStatistics",
     "F0Error",
     "LogSpectralDistance",
     "MelDistance",
@@ -74,7 +74,7 @@ __all__ = [
     "VisqolSpeech",
     "VoicingAgreement",
     "WordErrorRate",
-    "book_statistics",
+    "codebook_statistics",
     "count",
     "get",
     "stability",

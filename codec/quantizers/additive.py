@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from codec import ops
 from codec.errors import ConfigError
-from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes, name_metrics
+from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes
 from codec.quantizers.codebook import Codebook, CodebookOutput
 from codec.quantizers.codebook.distributed import all_reduce
 from codec.quantizers.search import refine_codes, search_beam
 from codec.quantizers.stack import Stack
+from codec.quantizers.usage import name_metrics
 
 Outputs = list[tuple[Tensor, CodebookOutput]]  # of each stage: what it saw, and what became of it
 

@@ -256,14 +256,3 @@ def _refuse_nonfinite(z: Tensor) -> None:
         raise CodecError(
             f"{int((~good).sum())} latent values are NaN or infinite, the first one in batch {b}, frame {t}"
         )
-
-
-def name_metrics(measured: list[tuple[Tensor, Tensor]]) -> Losses:
-    """Metrics from (usage, perplexity) per codebook: the means, and ``usage/0``, ``perplexity/0`` and so on."""
-    if not measured:
-        return {}
-    usage, perplexity = (torch.stack(values).detach() for values in zip(*measured, strict=True))
-    metrics = {"usage": usage.mean(), "perplexity": perplexity.mean()}
-    for k in range(len(measured)):
-        metrics[f"usage/{k}"], metrics[f"perplexity/{k}"] = usage[k], perplexity[k]
-    return metrics

@@ -91,8 +91,8 @@ class QLAE(Scalar):
         most = int(self.levels.max())
         rows = [F.pad(torch.linspace(-0.5, 0.5, int(n)), (0, most - int(n)), value=0.5) for n in self.levels]
         self.values = nn.Parameter(torch.stack(rows))
-        used = torch.arange(most) < self.levels[:, None]
-        self.register_buffer("unused", torch.where(used, 0.0, torch.inf), persistent=False)
+        # not infinities to be added: averaged weights would make them NaN
+        self.register_buffer("unused", torch.arange(most) >= self.levels[:, None], persistent=False)
 
     unused: Tensor
 
@@ -101,7 +101,7 @@ class QLAE(Scalar):
         self.values.data.mul_(2 * scale[:, None])
 
     def _digits(self, y: Tensor) -> Tensor:
-        return ((y[..., None] - self.values.detach()).abs() + self.unused).argmin(-1)
+        return (y[..., None] - self.values.detach()).abs().masked_fill(self.unused, torch.inf).argmin(-1)
 
     def _values(self, digits: Tensor) -> Tensor:
         return self.values.gather(1, digits.t()).t()

@@ -7,12 +7,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from codec.errors import ConfigError
-from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes, name_metrics
+from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes
 from codec.quantizers.codebook import Codebook
-from codec.quantizers.codebook.codebook import usage_perplexity
 from codec.quantizers.codebook.distributed import all_reduce
 from codec.quantizers.codebook.gradient import straight_through
 from codec.quantizers.scalar import keep
+from codec.quantizers.usage import measure, name_metrics
 
 
 class Pyramid:
@@ -184,12 +184,9 @@ class PVQ(Quantizer):
         values = embedded.view(batch, frames, self.dim) * kept
         codes = found.view(batch, frames, self.groups)[..., :stages].masked_fill(~sent[..., :stages], -1)
         metrics: Losses = {"nonfinite": bad} if self.training else {}
-        metrics |= name_metrics([self._measure(codes[..., k]) for k in range(stages)])
+        metrics |= name_metrics(
+            [measure(codes[..., k], size) for k, size in enumerate(self.codebook_sizes[:stages])]
+        )
         error = ((x - values) * kept).square().sum() / max(int(kept.sum()) * frames, 1)
         quantized = straight_through(x, values)
         return QuantizerOutput(quantized, codes, {"commit": error}, metrics, quantized)
-
-    def _measure(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        counts = torch.unique(codes[codes >= 0], return_counts=True)[1].float()
-        usage, perplexity = usage_perplexity(counts, 0.5)
-        return usage * len(counts) / self.codebook_sizes[0] if len(counts) else counts.sum(), perplexity

@@ -9,12 +9,10 @@ from torch import Tensor, nn
 from codec.errors import ConfigError
 from codec.nn.linear import Linear
 from codec.quantizers.additive import split
-from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes, name_metrics
-from codec.quantizers.codebook.codebook import usage_perplexity
+from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes
 from codec.quantizers.codebook.distributed import all_reduce, broadcast, gather
 from codec.quantizers.codebook.gradient import straight_through
-
-_COUNTED = 1 << 16  # larger codebooks are counted per batch, without a running count
+from codec.quantizers.usage import COUNTED, measure, name_metrics, usage_entropy
 
 
 class Scalar(Quantizer):
@@ -67,7 +65,7 @@ class Scalar(Quantizer):
         self.register_buffer("radix", torch.tensor(steps), persistent=False)
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
         for k, size in enumerate(self.codebook_sizes):
-            if size <= _COUNTED:
+            if size <= COUNTED:
                 self.register_buffer(f"counts_{k}", torch.zeros(size), persistent=False)
         self._initialised: bool | None = None
 
@@ -177,18 +175,15 @@ class Scalar(Quantizer):
 
     @torch.no_grad()
     def _measure(self, codebook: int, codes: Tensor) -> tuple[Tensor, Tensor]:
-        size, codes = self.codebook_sizes[codebook], codes[codes >= 0]
-        if size > _COUNTED:
-            counts = torch.unique(codes, return_counts=True)[1].float()
-            usage, perplexity = usage_perplexity(counts, 0.5)
-            return usage * len(counts) / size, perplexity
-        counts = torch.bincount(codes, minlength=size).float()
-        if not self.training:
-            return usage_perplexity(counts, 0.5)
+        """Usage and entropy: of the last hundred steps or so in training, where the codebook is not too large."""
+        size = self.codebook_sizes[codebook]
+        if not self.training or size > COUNTED:
+            return measure(codes, size)
+        counts = torch.bincount(codes[codes >= 0], minlength=size).float()
         running = getattr(self, f"counts_{codebook}")
         all_reduce(counts)
         running.lerp_(counts, 0.01)
-        return usage_perplexity(running, 0.003)
+        return usage_entropy(running, 0.003)
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from codec.errors import ConfigError
 from codec.nn.linear import linear
-from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes, name_metrics
-from codec.quantizers.codebook.codebook import usage_perplexity
+from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes
 from codec.quantizers.codebook.gradient import straight_through
 from codec.quantizers.scalar import keep
+from codec.quantizers.usage import measure, name_metrics
 
 _GAINS = 1024  # levels of the length, over 2^-16 .. 2^16
 _OCTAVES = 32
@@ -107,13 +107,11 @@ class TurboQuant(Quantizer):
         _, sent = keep(numbers, [(0, 1)] * stages, x.device)
         codes = codes.masked_fill(~sent, -1)
         metrics: Losses = {"nonfinite": (~torch.isfinite(x.detach())).sum()} if self.training else {}
-        metrics |= name_metrics([self._measure(codes[..., k], self.codebook_sizes[k]) for k in range(stages)])
+        metrics |= name_metrics(
+            [measure(codes[..., k], size) for k, size in enumerate(self.codebook_sizes[:stages])]
+        )
         quantized = straight_through(x, values)
         return QuantizerOutput(quantized, codes, {}, metrics, quantized)
-
-    @staticmethod
-    def _measure(codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        return usage_perplexity(torch.bincount(codes[codes >= 0], minlength=size).float(), 0.5)
 
 
 def lloyd_max(count: int, rounds: int = 2000) -> list[float]:

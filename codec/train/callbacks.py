@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
+from codec.metrics.tokens import CodebookStatistics
 from codec.train.checkpoints import Checkpoints
 from codec.train.collapse import CollapseWatch
 from codec.train.config import LogConfig
 from codec.train.log import RunLog
-from codec.train.meter import CodebookUsage, Meter
+from codec.train.meter import Meter
 from codec.train.progress import ProgressLine
 from codec.train.task import CodecTask
 
@@ -98,7 +99,7 @@ class Monitor(Callback):
             "batches_per_second": rate,
             "audio_seconds_per_second": speed,
         }
-        detail = {f"codebooks/usage_{i}": one.used / one.size for i, one in enumerate(usage)}
+        detail = {f"codebooks/usage_{i}": one.usage for i, one in enumerate(usage)}
         detail |= {f"codebooks/perplexity_{i}": one.perplexity for i, one in enumerate(usage)}
         _write(self.run_log, trainer, task, "train", values, detail)
         shown = [f"{rate:.2f} it/s", f"{speed:.0f} s audio/s"]
@@ -170,7 +171,7 @@ class Validation(Callback):
         values = _mean_over_ranks(trainer, self._meter.pull())
         usage = self._meter.pull_codebooks()
         values["usage"] = _mean_usage(usage)["usage"]
-        values["least_usage"] = min((one.share for one in usage), default=0.0)
+        values["least_usage"] = min((one.reach for one in usage), default=0.0)
         if not trainer.sanity_checking:
             pl_module.metrics = values
         if trainer.is_global_zero:
@@ -196,10 +197,10 @@ def _write(
         logger.log_metrics(named, trainer.global_step)
 
 
-def _mean_usage(usage: list[CodebookUsage]) -> dict[str, float]:
+def _mean_usage(usage: list[CodebookStatistics]) -> dict[str, float]:
     count = max(1, len(usage))
     return {
-        "usage": sum(one.used / one.size for one in usage) / count,
+        "usage": sum(one.usage for one in usage) / count,
         "perplexity": sum(one.perplexity for one in usage) / count,
     }
 

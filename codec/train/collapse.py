@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from codec.train.meter import CodebookUsage
+from codec.metrics.tokens import CodebookStatistics
 
 _GRACE = 200  # batches in which codebooks and networks have not trained enough to be called collapsed
 _REPEAT = 10  # rows after which a codebook that stays collapsed is named again
@@ -21,11 +21,11 @@ class CollapseWatch:
         self.limit = limit
         self._rows: dict[int, int] = {}  # codebook to rows since it collapsed
 
-    def warnings(self, batches: int, usage: Sequence[CodebookUsage]) -> list[str]:
+    def warnings(self, batches: int, usage: Sequence[CodebookStatistics]) -> list[str]:
         """A sentence for each cause of a collapse, after `batches` batches, of the `usage` since the last row."""
         causes: dict[str, list[int]] = {}
         for index, one in enumerate(usage):
-            if batches < _GRACE or not one.tokens or one.share >= self.limit:
+            if batches < _GRACE or not one.tokens or one.reach >= self.limit:
                 self._rows.pop(index, None)
                 continue
             rows = self._rows.get(index, 0)
@@ -34,7 +34,7 @@ class CollapseWatch:
                 causes.setdefault(self._cause(index, usage), []).append(index)
         return [self._sentence(found, usage, cause) for cause, found in causes.items()]
 
-    def _sentence(self, found: list[int], usage: Sequence[CodebookUsage], cause: str) -> str:
+    def _sentence(self, found: list[int], usage: Sequence[CodebookStatistics], cause: str) -> str:
         detail = ", ".join(
             f"{i} ({usage[i].used} of {usage[i].size} codes in {usage[i].tokens} tokens, "
             f"perplexity {usage[i].perplexity:.1f})"
@@ -42,9 +42,9 @@ class CollapseWatch:
         )
         return f"collapsed codebook{'s' * (len(found) > 1)} {detail}: {cause}"
 
-    def _cause(self, index: int, usage: Sequence[CodebookUsage]) -> str:
+    def _cause(self, index: int, usage: Sequence[CodebookStatistics]) -> str:
         """The likely cause, from what the other codebooks do."""
-        if index and usage[0].share >= self.limit:
+        if index and usage[0].reach >= self.limit:
             return "likely the codebooks before it leave too little to quantize, or quantizer dropout seldom trains it"
         if usage[index].perplexity < 2:
             return (

@@ -3,32 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class CodebookUsage:
-    """How one codebook was used.
-
-    Attributes:
-        size: number of codes it has.
-        tokens: codes written.
-        used: different codes among them.
-        perplexity: exp of the entropy of the codes.
-    """
-
-    size: int
-    tokens: int
-    used: int
-    perplexity: float
-
-    @property
-    def share(self) -> float:
-        """Codes in use among those that so many tokens could use."""
-        return self.used / max(1, min(self.size, self.tokens))
+from codec.metrics.tokens import CodebookStatistics, codebook_statistics
 
 
 class Meter:
@@ -76,17 +55,10 @@ class Meter:
         self._counts.clear()
         return means
 
-    def pull_codebooks(self) -> list[CodebookUsage]:
+    def pull_codebooks(self) -> list[CodebookStatistics]:
         """Usage of every codebook since the last call."""
         if self._codes is None:
             return []
         counts = self._codes[:, :-1].cpu()
         self._codes = None
-        usage = []
-        for size, row in zip(self.sizes, counts, strict=True):
-            seen = row[row > 0].double()
-            tokens = int(seen.sum())
-            share = seen / max(1, tokens)
-            perplexity = float((-(share * share.log()).sum()).exp()) if tokens else 0.0
-            usage.append(CodebookUsage(size, tokens, len(seen), perplexity))
-        return usage
+        return [codebook_statistics(row[:size]) for size, row in zip(self.sizes, counts, strict=True)]

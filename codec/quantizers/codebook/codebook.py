@@ -19,6 +19,7 @@ from codec.quantizers.codebook.distributed import broadcast, gather
 from codec.quantizers.codebook.replacement import Replacement
 from codec.quantizers.codebook.table import Table
 from codec.quantizers.codebook.update import Frozen, Update
+from codec.quantizers.usage import measure, usage_entropy
 
 
 @dataclass(slots=True)
@@ -60,7 +61,7 @@ class Codebook(Changing):
         super().__init__()
         if dim < 1 or not isinstance(size, int) or not 2 <= size <= 1 << 32:
             raise ConfigError(
-                f"a codebook needs a width of at least 1 and 2 to 2^32 codes, not {dim} and {size}"
+                f"a codebook needs a width of at least 1 and 2 to 2^32 codes, not {dim} and {size!r}"
             )
         chosen = resolve(choices)
         self.dim, self.size = dim, size
@@ -301,13 +302,7 @@ class Codebook(Changing):
 
     @torch.no_grad()
     def measure(self, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Usage and perplexity of given codes (M,), or if None of about the last 1 / (1 - decay) steps."""
-        if index is not None:
-            return usage_perplexity(torch.bincount(index, minlength=self.size).float(), 0.5)
-        return usage_perplexity(self.counts, 0.3 * (1 - self.decay))
-
-
-def usage_perplexity(counts: Tensor, least: float) -> tuple[Tensor, Tensor]:
-    """Share of the codes with more than ``least`` counts, and the exponential of the entropy of the counts (V,)."""
-    p = counts / counts.sum().clamp_min(1e-12)
-    return (counts > least).float().mean(), torch.special.entr(p).sum().exp()
+        """Usage and entropy of given codes (M,), or if None of about the last 1 / (1 - decay) steps."""
+        return (
+            usage_entropy(self.counts, 0.3 * (1 - self.decay)) if index is None else measure(index, self.size)
+        )
