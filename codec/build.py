@@ -71,6 +71,10 @@ PARTS: dict[str, dict[str, str]] = {
         "feature_normalized": "codec.losses.adversarial:NormalizedFeatureLoss",
         "semantic_teacher": "codec.losses.teacher:SemanticTeacher",
     },
+    # ours are not named in configurations
+    "dataset": {},
+    "callback": {},
+    "logger": {},
 }
 # what a part of each kind must be a subclass of
 BASES = {
@@ -79,6 +83,9 @@ BASES = {
     "quantizer": "codec.quantizers.base:Quantizer",
     "discriminator": "codec.discriminators.base:Discriminator",
     "loss": "torch.nn:Module",
+    "dataset": "torch.utils.data:Dataset",
+    "callback": "lightning:Callback",
+    "logger": "lightning.pytorch.loggers:Logger",
 }
 ENTRY_POINTS = "codec.parts"
 
@@ -188,7 +195,9 @@ def resolve(kind: str, name: object, allow: Allow = ()) -> type:
         if name not in known:
             close = difflib.get_close_matches(path, known, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ConfigError(f"there is no {kind} named {name!r}{hint}; there are {', '.join(known)}")
+            raise ConfigError(
+                f"there is no {kind} named {name!r}{hint}; there are {', '.join(known) or 'none'}"
+            )
         path = known[path]
     cls = _import(path, f"the {kind} {name!r}")
     if not (isinstance(cls, type) and issubclass(cls, _import(BASES[kind], "its base"))):

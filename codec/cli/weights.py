@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,10 @@ def export(
     data: Annotated[str | None, typer.Option(help="What they were trained on, in words.")] = None,
     data_licence: Annotated[str | None, typer.Option(help="Licence of the training data.")] = None,
     scores: Annotated[str | None, typer.Option(help="JSON file of scores that should travel along.")] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="Module or package outside this one that the run names; repeatable."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the output if it exists.")] = False,
 ) -> None:
     """Make a weights file of a training run: averaged weights, configuration, origin; no optimiser, no adversary."""
@@ -30,7 +35,10 @@ def export(
         given["scores"] = _json(scores)
     from codec.train.export import export as write
 
-    found = write(run, target, half=not full, metadata={key: value for key, value in given.items() if value})
+    if allow:
+        sys.path.append(os.getcwd())
+    given = {key: value for key, value in given.items() if value}
+    found = write(run, target, half=not full, metadata=given, allow=allow or ())
     typer.echo(
         f"{target}: {os.path.getsize(target)} bytes, step {found.get('steps')}, model {found['fingerprint']}"
     )

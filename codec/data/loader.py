@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from codec.data.dataset import Batch, CropDataset, collate
+from codec.data.dataset import Batch, Crop, collate
 from codec.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ class CropLoader:
 
     def __init__(
         self,
-        dataset: CropDataset,
+        dataset: Dataset[Crop],
         *,
         batch_size: int,
         steps: int,

@@ -8,9 +8,11 @@ import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from codec.build import make
 from codec.data.augment import augmentations
 from codec.data.corpora import corpus
 from codec.data.dataset import ClipDataset, Crop, CropDataset, collate_batch
+from codec.data.items import ItemDataset
 from codec.data.loader import CropLoader
 from codec.data.recordings import Recording
 from codec.data.sources import Found, builtin, filtered, find, fingerprint, hold_out
@@ -38,6 +40,9 @@ class AudioData(LightningDataModule):
         filters: what manifest rows must have, key -> value or list of values; see `codec.data.sources.find`.
         sources: a mixture instead of one source: each a mapping with `root`, `valid`, `corpus`, `splits`, `download`
             and `filters` of its own, and `weight`, its share of the crops.
+        dataset: training audio from a class of one's own instead, `name` and keywords of its constructor, which also
+            gets `sample_rate`, `channels`, `length` and `seed` if it takes them; see `codec.data.items.ItemDataset`.
+            Without `valid`, about 2% of the items are held out.
         batches_per_epoch: None for about as many as the audio has crops.
         num_workers: processes that decode; None for one less than there are cores, at most 4.
         valid_seconds: length of validation clips; shorter recordings are left out, unless all are.
@@ -49,9 +54,12 @@ class AudioData(LightningDataModule):
         ConfigError: nothing to train on, a manifest that names missing files, unknown settings.
 
     Attributes:
+        summary: of what there is, in plain values.
         notes: what the user should know at the start, one sentence each.
         batches_per_epoch: batches of each process per epoch.
     """
+
+    summary: dict[str, Any]
 
     def __init__(
         self,
@@ -68,6 +76,7 @@ class AudioData(LightningDataModule):
         download: bool = False,
         filters: Mapping[str, Any] | None = None,
         sources: Sequence[Mapping[str, Any]] | None = None,
+        dataset: Mapping[str, Any] | None = None,
         batches_per_epoch: int | None = None,
         num_workers: int | None = None,
         valid_seconds: float = 4.0,
@@ -79,14 +88,37 @@ class AudioData(LightningDataModule):
         self.notes: list[str] = []
         self._batch_size = batch_size
         self._position = 0
+        self._skipped: dict[str, str] = {}
         self._loader: CropLoader | None = None
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._num_workers = min(4, max(1, cores - 1)) if num_workers is None else num_workers
 
+        shape = {"sample_rate": sample_rate, "channels": channels, "length": samples, "seed": seed}
+        length = round(valid_seconds * sample_rate)
+        if dataset is not None:
+            items = make("dataset", dataset, allow=True, **shape)
+            count = len(items)
+            held = max(1, count // 50) if valid is None and count > 1 else 0
+            own = ItemDataset(items, range(count - held), augment=augmentations(augment), **shape)
+            self.dataset: CropDataset | ItemDataset = own
+            if valid is None:
+                self._valid: Any = own.clips(range(count - (held or 1), count)[:valid_clips], length)
+            else:
+                given = find(valid, filters)
+                self._valid = _clips(given.valid or given.train, length, valid_clips, sample_rate, channels)
+            self.batches_per_epoch = batches_per_epoch or max(1, round((count - held) / batch_size))
+            self.summary = {
+                "files": count - held,
+                "hours": round(
+                    (count - held) * samples / sample_rate / 3600, 3
+                ),  # as if each were one crop long
+                "valid_clips": len(self._valid),
+                "dataset": dataset.get("name"),
+            }
+            return
         if sources is not None and not sources:
             raise ConfigError("give data.sources=[{root: PATH, weight: SHARE}, ...]: the mixture is empty")
         one = dict(zip(_SOURCE, (root, valid, corpus, splits, download, filters), strict=True))
-        self._skipped: dict[str, str] = {}
         found = [self._find(spec, samples, sample_rate) for spec in ([one] if sources is None else sources)]
         for part in found:
             self._skipped |= part.skipped
@@ -95,20 +127,12 @@ class AudioData(LightningDataModule):
         if sources is not None and any("weight" in spec for spec in sources):
             weights = _weights(found, [float(spec.get("weight", 1.0)) for spec in sources])
         self.dataset = CropDataset(
-            train,
-            sample_rate=sample_rate,
-            channels=channels,
-            length=samples,
-            weights=weights,
-            seed=seed,
-            min_dbfs=min_dbfs,
-            augment=augmentations(augment),
+            train, weights=weights, min_dbfs=min_dbfs, augment=augmentations(augment), **shape
         )
         valid_recordings = [recording for part in found for recording in part.valid]
-        self._valid = _clips(
-            valid_recordings, round(valid_seconds * sample_rate), valid_clips, sample_rate, channels
-        )
-        self._skipped |= self._valid.skipped
+        clips = _clips(valid_recordings, length, valid_clips, sample_rate, channels)
+        self._valid = clips
+        self._skipped |= clips.skipped
         seconds = sum(recording.seconds for recording in train)
         self.batches_per_epoch = batches_per_epoch or max(
             1, round(seconds * sample_rate / samples / batch_size)
@@ -119,7 +143,7 @@ class AudioData(LightningDataModule):
                 f"{low} of {len(train)} training files ({low / len(train):.0%}) have a sample rate below the model's"
                 f" {sample_rate} Hz and cannot teach its upper band"
             )
-        self.summary: dict[str, Any] = {
+        self.summary = {
             "files": len(train),
             "hours": round(seconds / 3600, 3),
             "speakers": len({r.speaker for r in train} - {None}),

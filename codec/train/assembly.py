@@ -114,6 +114,13 @@ def make_task(
     )
 
 
+def make_logger(settings: dict[str, Any]) -> Any:
+    """The logger that the settings name, by Hydra's `_target_` or as a part is; False for none."""
+    if not settings:
+        return False
+    return instantiate(settings) if "_target_" in settings else make("logger", settings, allow=True)
+
+
 def make_trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
     """The Lightning trainer; Lightning's own bar, summary and checkpoints are off.
 
@@ -122,7 +129,7 @@ def make_trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
     """
     settings = {"max_steps": config.train.steps} | dict(config.trainer)
     try:
-        logger = instantiate(config.logger) if config.logger else False
+        logger = make_logger(config.logger)
         return instantiate(
             settings,
             _convert_="all",

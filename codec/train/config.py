@@ -152,9 +152,10 @@ class RunConfig:
         train: steps, and when quantizer and discriminators join.
         data: settings of the data module.
         trainer: of `lightning.Trainer`, `{_target_, ...}`.
-        logger: of the logger, `{_target_, ...}`; empty for none.
+        logger: `{_target_, ...}` or `{name: my_package.my_module:MyLogger, ...}`; empty for none.
         checkpoint: when the state is saved.
         log: what is reported.
+        callbacks: label to callback of Lightning, `{name: my_package.my_module:MyCallback, ...}`.
     """
 
     name: str = "run"
@@ -176,6 +177,7 @@ class RunConfig:
     logger: dict[str, Any] = field(default_factory=dict)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    callbacks: dict[str, Any] = field(default_factory=dict)
 
     @property
     def codec(self) -> dict[str, Any]:

@@ -61,6 +61,8 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
     data = config["data"] | {
         key: Path(config["data"][key]).name for key in ("root", "valid") if config["data"].get(key)
     }
+    if data.get("dataset"):
+        data["dataset"] = {key: _without_folder(value) for key, value in data["dataset"].items()}
     data["sources"] = [
         source | {"root": Path(source["root"]).name} if source.get("root") else source
         for source in data.get("sources") or []
@@ -72,6 +74,10 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
     place = {"dir": Path(config["dir"]).name, "resume": bool(config["resume"])}
     place["weights"] = config["weights"] and Path(config["weights"]).name
     return config | {"data": data, "loss": loss, "logger": logger} | place
+
+
+def _without_folder(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def thin(rows: list[dict[str, Any]], keys: Iterable[str], most: int = POINTS) -> list[dict[str, float]]:

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from codec.api import find
-from codec.build import build
+from codec.build import build, make
 from codec.checkpoint import fill
 from codec.errors import ConfigError
 from codec.train import receipts
@@ -68,6 +68,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     callbacks = [
         Monitor(log, config.log, progress),
         Pictures(config.log.clips),
+        *(make("callback", spec, allow=True) for spec in config.callbacks.values()),
         Validation(log, checkpoints, progress),
         checkpoints,
     ]
