@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,13 @@ from torch import Tensor
 
 from codec import assets
 from codec.bench.speed import fresh
+from codec.bench.timing import Work, in_turn, ratios
 from codec.checkpoint import load
 from codec.convert import import_weights
 from codec.long import decode_pieces, encode_pieces
 from codec.ops.threads import threads
 
-BOOKS, RATE = 8, 24000  # 6 kbps
+NUM_CODEBOOKS, RATE = 8, 24000  # 6 kbps
 _OURS = """
 import sys, torch
 from codec import audio, checkpoint
@@ -108,7 +108,7 @@ def compare(lengths: Sequence[float] = (10.0, 60.0), *, rounds: int = 5) -> Iter
             audio = 0.1 * torch.randn(1, 1, samples)
 
             def encode_here(audio: Tensor = audio) -> Tensor:
-                parts = encode_pieces(codec, lambda: iter(audio.split(RATE, -1)), num_codebooks=BOOKS)
+                parts = encode_pieces(codec, lambda: iter(audio.split(RATE, -1)), num_codebooks=NUM_CODEBOOKS)
                 return torch.cat(list(parts), -1)
 
             with torch.no_grad():
@@ -117,7 +117,7 @@ def compare(lengths: Sequence[float] = (10.0, 60.0), *, rounds: int = 5) -> Iter
                 def decode_here(codes: Tensor = reference) -> Tensor:
                     pieces = codes.split(RATE // codec.hop, -1)
                     return torch.cat(
-                        list(decode_pieces(codec, lambda: iter(pieces), num_codebooks=BOOKS)), -1
+                        list(decode_pieces(codec, lambda: iter(pieces), num_codebooks=NUM_CODEBOOKS)), -1
                     )
 
                 def decode_there(codes: Tensor = reference) -> Tensor:
@@ -131,21 +131,7 @@ def compare(lengths: Sequence[float] = (10.0, 60.0), *, rounds: int = 5) -> Iter
             yield Memory(seconds, *(fresh(script, str(path), str(samples))[0] for script, path in sides))
 
 
-def _race(
-    seconds: float,
-    what: str,
-    here: Callable[[], object],
-    there: Callable[[], object],
-    rounds: int,
-    same: float,
-) -> Pair:
-    spent = [(_time(here), _time(there)) for _ in range(rounds + 1)][1:]
-    ours, theirs = zip(*spent, strict=True)
-    ratios = tuple(t / o for o, t in spent)
-    return Pair(seconds, what, statistics.median(ours), statistics.median(theirs), ratios, same)
-
-
-def _time(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+def _race(seconds: float, what: str, here: Work, there: Work, rounds: int, same: float) -> Pair:
+    spent = in_turn({"here": here, "there": there}, rounds)
+    ours, theirs = spent["here"], spent["there"]
+    return Pair(seconds, what, statistics.median(ours), statistics.median(theirs), ratios(theirs, ours), same)

@@ -12,13 +12,14 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from codec import assets, native, ops, system
+from codec.bench.timing import Work, in_turn
 from codec.errors import ConfigError
 from codec.ops import plain, reference
 
@@ -268,7 +269,7 @@ def measure(
                 codes, extra[name] = _first(search, device)
                 wrong[name] = mistakes(x, books, codes, shape.beam)
                 searches[name] = search
-            for name, seconds in _in_turn(searches, device, rounds).items():
+            for name, seconds in _medians(searches, device, rounds).items():
                 rate = shape.work / seconds
                 figures.append(
                     Figure(
@@ -321,26 +322,23 @@ def peak(device: str) -> float:
     """Floating point operations per second of a large matrix product: bfloat16 on a GPU, float32 on the CPU."""
     side, dtype = (8192, torch.bfloat16) if device == "cuda" else (1536, torch.float32)
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
-    return 2 * side**3 / _in_turn({"": lambda: a @ b}, device, 5)[""]
+    return 2 * side**3 / _medians({"": lambda: a @ b}, device, 5)[""]
 
 
-def _in_turn(searches: dict[str, Search], device: str, rounds: int) -> dict[str, float]:
-    """Median seconds of each, one after the other in every round."""
-    spent: dict[str, list[float]] = {name: [] for name in searches}
-    repeats = {name: max(1, round(2e-3 / _timed(search, device, 1))) for name, search in searches.items()}
-    for _ in range(rounds):
-        for name, search in searches.items():
-            spent[name].append(_timed(search, device, repeats[name]))
+def _medians(searches: Mapping[str, Search], device: str, rounds: int) -> dict[str, float]:
+    """Median seconds of each; short ones are repeated for two milliseconds."""
+
+    def measure(search: Work, count: int) -> float:
+        _wait(device)
+        began = time.perf_counter()
+        for _ in range(count):
+            search()
+        _wait(device)
+        return (time.perf_counter() - began) / count
+
+    counts: dict[Work, int] = {s: max(1, round(2e-3 / measure(s, 1))) for s in searches.values()}
+    spent = in_turn(searches, rounds, lambda search: measure(search, counts[search]))
     return {name: statistics.median(times) for name, times in spent.items()}
-
-
-def _timed(search: Search, device: str, repeats: int) -> float:
-    _wait(device)
-    started = time.perf_counter()
-    for _ in range(repeats):
-        search()
-    _wait(device)
-    return (time.perf_counter() - started) / repeats
 
 
 def _wait(device: str) -> None:

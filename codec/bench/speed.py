@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from codec import api, audio
+from codec.bench.timing import Work, in_turn
 from codec.errors import CodecError
 from codec.models.codec import Codec
 from codec.ops.threads import threads
 from codec.stream import StreamDecoder, StreamEncoder
 
 REPEATS = 3
-# the whole way of a user, in a fresh interpreter that tells what it took at most
+# the whole way of a user, in a fresh interpreter that prints what it took at most
 _START = """
 import io, sys, time
 began = time.perf_counter()
@@ -116,15 +117,14 @@ def fresh(script: str, *arguments: str) -> list[float]:
     """What a script prints, run in a new interpreter, and after that the MB that were resident at most.
 
     Raises:
-        CodecError: it failed; its last words are told.
+        CodecError: it failed; with its last line.
     """
     command = [sys.executable, "-W", "ignore", "-c", script + _PEAK, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [
-            f"exit status {done.returncode}"
-        ]  # killed, it says nothing
-        raise CodecError(f"a process that was to be measured failed: {said[-1]}")
+        # one that is killed says nothing
+        reasons = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise CodecError(f"a process that was to be measured failed: {reasons[-1]}")
     return [float(word) for word in done.stdout.split()]
 
 
@@ -163,11 +163,5 @@ def _training_step(codec: Codec, signal: Tensor) -> Figure:
         codec.eval()
 
 
-def _best(work: Callable[[], object]) -> float:
-    work()  # the first call allocates
-    spent = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        work()
-        spent.append(time.perf_counter() - started)
-    return min(spent)
+def _best(work: Work) -> float:
+    return min(in_turn({"": work}, REPEATS)[""])

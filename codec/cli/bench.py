@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine, and compare quantizers.")
-
-
-@app.callback()
-def _verbs() -> None:
-    pass
 
 
 @app.command("speed")
@@ -27,19 +23,15 @@ def speed(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Real-time factors, streaming latency, start-up, memory and a training step of a codec."""
-    from dataclasses import asdict
-
     from codec.bench.speed import measure
-    from codec.evaluate.run import machine
 
     figures = measure(
         model, clip, thread_counts=_numbers(threads), batches=_numbers(batches), seconds=seconds
     )
     if as_json:
-        found = [asdict(figure) for figure in figures]
-        typer.echo(json.dumps({"machine": machine(), "model": model, "figures": found}, indent=2))
+        _json(model=model, figures=[asdict(figure) for figure in figures])
         return
-    typer.echo("; ".join(f"{key} {value}" for key, value in machine().items()))
+    _machine()
     for figure in figures:
         typer.echo(f"{figure.what:45} {figure.setting:20} {figure.value:9.2f} {figure.unit}")
 
@@ -80,8 +72,6 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """The error of beams and of coordinate descent beside the greedy search, on the latents of recordings."""
-    from dataclasses import asdict
-
     from rich.console import Console
     from rich.table import Table
 
@@ -144,16 +134,13 @@ def stream(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Latency of a stream frame by frame on one thread, its ratio to coding at once, and growth of memory."""
-    from dataclasses import asdict
-
     from codec.bench.stream import measure
-    from codec.evaluate.run import machine
 
     link = measure(model, clip, seconds=seconds)
     if as_json:
-        typer.echo(json.dumps({"machine": machine(), "model": model, **asdict(link)}, indent=2))
+        _json(model=model, **asdict(link))
         return
-    typer.echo("; ".join(f"{key} {value}" for key, value in machine().items()))
+    _machine()
     typer.echo(f"{link.frames} frames of {link.frame_ms:g} ms, one thread")
     for what, (median, late) in (
         ("encode", link.encode_ms),
@@ -173,17 +160,13 @@ def long(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """A long file to tokens and back: peak memory, and its speed beside a minute in memory."""
-    from dataclasses import asdict
-
     from codec.bench.long import measure
-    from codec.evaluate.run import machine
 
     found = measure(model, clip, hours=hours)
     if as_json:
-        figures = [asdict(one) for one in found]
-        typer.echo(json.dumps({"machine": machine(), "model": model, "figures": figures}, indent=2))
+        _json(model=model, figures=[asdict(one) for one in found])
         return
-    typer.echo("; ".join(f"{key} {value}" for key, value in machine().items()))
+    _machine()
     for one in found:
         typer.echo(
             f"{one.what} {one.hours:g} h: {one.speed:.0f} times real time, {one.short_speed:.0f} in memory; "
@@ -198,13 +181,11 @@ def encodec(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """EnCodec 24 kHz with the same weights here and in the package `encodec`, in turn, one thread; and memory."""
-    from dataclasses import asdict
-
     from codec.bench.encodec import Memory, compare
-    from codec.evaluate.run import machine
 
     found = []
-    typer.echo("; ".join(f"{key} {value}" for key, value in machine().items()), err=as_json)
+    if not as_json:
+        _machine()
     for figure in compare(_numbers(lengths), rounds=rounds):
         found.append(asdict(figure))
         if as_json:
@@ -220,7 +201,7 @@ def encodec(
                 f"{len(figure.ratios)} rounds); the same: {figure.same:.2%}"
             )
     if as_json:
-        typer.echo(json.dumps({"machine": machine(), "figures": found}, indent=2))
+        _json(figures=found)
 
 
 @app.command("train")
@@ -245,7 +226,6 @@ def train(
     from dataclasses import asdict
     from statistics import median
 
-    from codec.evaluate.run import machine
     from codec.train.speed import race
 
     found = race(
@@ -258,9 +238,9 @@ def train(
         compiled=compiled,
     )
     if as_json:
-        typer.echo(json.dumps({"machine": machine(), **asdict(found)}, indent=2))
+        _json(**asdict(found))
         return
-    typer.echo("; ".join(f"{key} {value}" for key, value in machine().items()))
+    _machine()
     typer.echo(
         f"{found.recipe}, batch {found.batch} of {found.seconds:g} s, threads {found.threads}, {rounds} rounds; "
         f"there, float32: {found.theirs:.2f} s"
@@ -273,6 +253,20 @@ def train(
             f"here, {name}: {seconds:.2f} s, {median(ratios):.2f} times faster "
             f"({min(ratios):.2f} to {max(ratios):.2f})"
         )
+
+
+def _machine() -> None:
+    """Print what the figures are measured on."""
+    from codec.evaluate import machine
+
+    typer.echo("; ".join(f"{key} {value}" for key, value in machine().items()))
+
+
+def _json(**content: object) -> None:
+    """Print figures as JSON, with what they were measured on."""
+    from codec.evaluate import machine
+
+    typer.echo(json.dumps({"machine": machine(), **content}, indent=2))
 
 
 def _numbers(text: str) -> list[int]:

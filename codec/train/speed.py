@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import statistics
-import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from codec.bench.timing import in_turn, ratios
 from codec.build import build
 from codec.errors import ConfigError
 from codec.ops.threads import threads as use_threads
@@ -93,23 +93,20 @@ def race(
             theirs = EncodecReference(audio)
         else:
             theirs = HiFiCodecReference(audio, academicodec)
-        spent = []
-        for _ in range(rounds + 1):
-            ours = _time(lambda: task.training_step({"audio": audio}, 0))
-            with torch.autocast("cpu", torch.bfloat16):
-                ours_bf16 = _time(lambda: task.training_step({"audio": audio}, 0))
-            spent.append((ours, ours_bf16, _time(theirs.step)))
-    here, here_bf16, there = zip(*spent[1:], strict=True)
+        step = partial(task.training_step, {"audio": audio}, 0)
+        half = torch.autocast("cpu", torch.bfloat16)
+        spent = in_turn({"float32": step, "bf16": half(step), "theirs": theirs.step}, rounds)
+    ours, ours_bf16, there = spent["float32"], spent["bf16"], spent["theirs"]
     return Race(
         recipe,
         threads,
         batch,
         audio.shape[-1] / task.codec.sample_rate,
-        statistics.median(here),
-        statistics.median(here_bf16),
+        statistics.median(ours),
+        statistics.median(ours_bf16),
         statistics.median(there),
-        tuple(t / o for o, t in zip(here, there, strict=True)),
-        tuple(t / o for o, t in zip(here_bf16, there, strict=True)),
+        ratios(there, ours),
+        ratios(there, ours_bf16),
     )
 
 
@@ -128,9 +125,3 @@ def own_task(recipe: str, batch: int, seconds: float | None = None) -> tuple[Cod
     task.optimizers = lambda use_pl_optimizer=True: found  # type: ignore[assignment, method-assign]
     task.manual_backward = Tensor.backward  # type: ignore[method-assign]
     return task.train(), audio
-
-
-def _time(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
