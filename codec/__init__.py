@@ -7,35 +7,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codec.api import decode_file as decode_file
-    from codec.api import encode_file as encode_file
-    from codec.api import load as load
     from codec.bitstream import read_tok as read_tok
     from codec.bitstream import write_tok as write_tok
+    from codec.checkpoint import load as load
     from codec.errors import CodecError as CodecError
+    from codec.files import decode_file as decode_file
+    from codec.files import encode_file as encode_file
+    from codec.models import latent
     from codec.models.codec import Codec as Codec
-    from codec.stream import StreamDecoder as StreamDecoder
-    from codec.stream import StreamEncoder as StreamEncoder
+
+    StreamDecoder = latent.DecoderStream
+    StreamEncoder = latent.EncoderStream
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "load": "codec.api",
-    "encode_file": "codec.api",
-    "decode_file": "codec.api",
-    "Codec": "codec.models.codec",
-    "StreamEncoder": "codec.stream",
-    "StreamDecoder": "codec.stream",
-    "read_tok": "codec.bitstream",
-    "write_tok": "codec.bitstream",
-    "CodecError": "codec.errors",
+    "load": "codec.checkpoint:load",
+    "encode_file": "codec.files:encode_file",
+    "decode_file": "codec.files:decode_file",
+    "Codec": "codec.models.codec:Codec",
+    "StreamEncoder": "codec.models.latent:EncoderStream",
+    "StreamDecoder": "codec.models.latent:DecoderStream",
+    "read_tok": "codec.bitstream:read_tok",
+    "write_tok": "codec.bitstream:write_tok",
+    "CodecError": "codec.errors:CodecError",
 }
 __all__ = [*_HOME, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+        module, _, attribute = _HOME[name].partition(":")
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module 'codec' has no attribute {name!r}")
 
 

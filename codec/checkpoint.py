@@ -15,7 +15,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from codec import legacy
+from codec import assets, legacy
 from codec.build import Allow, build, spelled_out
 from codec.errors import CheckpointError
 from codec.models.codec import Codec
@@ -63,29 +63,49 @@ def save(
     return fingerprint
 
 
-def load(path: str | os.PathLike[str], *, allow: Allow = ()) -> tuple[Codec, dict[str, Any]]:
-    """Read a codec back, in evaluation mode on the CPU, in 32 bits, weight norm folded.
+def load(name_or_path: str | os.PathLike[str] = "default", *, allow: Allow = ()) -> Codec:
+    """A codec ready for use: in evaluation mode on the CPU, in 32 bits, weight norm folded.
 
     Args:
-        path: a file that `save` wrote.
+        name_or_path: `default` or another model that comes with the package, or the path of a file that `save` wrote.
         allow: import paths, modules or packages of parts from outside this package that the file may name; nothing
             else is imported (see `codec.build.resolve`).
 
     Returns:
-        The codec, and its metadata: what was given to `save`, with `config`, `fingerprint`, `format_version`.
+        The codec; its `metadata` is what was given to `save`, with `config`, `fingerprint`, `format_version`.
 
     Raises:
-        CheckpointError: no such file, not safetensors (pickles are never opened), damaged, of a newer version
+        CheckpointError: no such model, not safetensors (pickles are never opened), damaged, of a newer version
             of the format, or its tensors are not exactly those of its configuration.
         ConfigError: the configuration names parts that do not exist here or are not allowed.
     """
-    path = Path(path)
+    path = find(name_or_path)
     metadata, tensors = _read(path, with_tensors=True)
     # weights made in inference mode do not tell when they change, so nothing made of them could be kept
     with torch.inference_mode(False):
         codec = fold(build(metadata["config"], allow=allow))
         _fit(codec, tensors, path)
-    return codec.eval(), metadata
+    codec.metadata = metadata
+    return codec.eval()
+
+
+def find(name_or_path: str | os.PathLike[str]) -> Path:
+    """The weights file that `load` would read.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(name_or_path)
+    inside = assets.weights() / f"{path}.safetensors"
+    if path.name == str(path) and inside.is_file():
+        return inside
+    if not path.exists():
+        names = ", ".join(sorted(file.stem for file in assets.weights().glob("*.safetensors"))) or "none here"
+        raise CheckpointError(
+            f"there is no model {str(name_or_path)!r} and no weights file of that name: give the path of a "
+            f".safetensors file or a name ({names})"
+        )
+    return path
 
 
 def fill(codec: Codec, path: str | os.PathLike[str], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +126,8 @@ def fill(codec: Codec, path: str | os.PathLike[str], config: Mapping[str, Any]) 
     # the file may name what this run's configuration names itself
     parts = (config["quantizer"], config["model"]["encoder"], config["model"]["decoder"])
     allow = [str(part["name"]) for part in parts]
-    source, metadata = load(path, allow=allow)
+    source = load(path, allow=allow)
+    metadata = source.metadata
     theirs, ours = (_settings(one["model"], allow) for one in (metadata["config"], config))
     if unlike := sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key)):
         told = (

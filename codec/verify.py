@@ -8,11 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codec.long import decode_pieces, encode_pieces
 from codec.models.codec import Codec
-from codec.nn.receptive import receptive_field
 from codec.ops.threads import threads
-from codec.stream import StreamDecoder, StreamEncoder
 
 
 @dataclass(slots=True)
@@ -93,19 +90,17 @@ def _again(codec: Codec, audio: Tensor, codes: Tensor, restored: Tensor, trials:
 def _chunks(
     codec: Codec, audio: Tensor, codes: Tensor, restored: Tensor, trials: int, choose: torch.Generator
 ) -> Check:
-    check = Check("streamed in random chunks" if codec.causal else "in random blocks")
+    check = Check("in random blocks" if codec.normalises else "streamed in random chunks")
     for _ in range(trials):
         pieces = audio.split(_sizes(audio.shape[-1], codec.hop, choose), dim=-1)
         packets = codes.split(_sizes(codes.shape[-1], 1, choose), dim=-1)
-        if codec.causal:
-            encoder, decoder = StreamEncoder(codec), StreamDecoder(codec)
-            found = [*map(encoder.push, pieces), encoder.flush()]
-            heard = torch.cat([*map(decoder.push, packets), decoder.flush()], dim=-1)[..., codec.delay :]
-        else:
-            found = list(encode_pieces(codec, lambda pieces=pieces: iter(pieces)))  # type: ignore[misc]
-            blocks = decode_pieces(codec, lambda packets=packets: iter(packets))  # type: ignore[misc]
-            heard = torch.cat(list(blocks), dim=-1)
-        check.compare((torch.cat(found, dim=-1), codes), (heard, restored))
+        encoder, decoder = codec.encoder_stream(), codec.decoder_stream()
+        encoder.measure(lambda pieces=pieces: pieces)  # type: ignore[misc]
+        decoder.measure(lambda packets=packets: packets)  # type: ignore[misc]
+        found, heard = (
+            torch.cat(list(parts), dim=-1) for parts in (encoder.run(pieces), decoder.run(packets))
+        )
+        check.compare((found, codes), (heard, restored))
     return check
 
 
@@ -134,7 +129,7 @@ def _padding(
     codec: Codec, audio: Tensor, codes: Tensor, trials: int, choose: torch.Generator
 ) -> Check | None:
     """Silence behind the sound; None where every frame depends on the whole signal, so that it must change them."""
-    ahead = receptive_field(codec.encoder).ahead
+    ahead = codec.encoder_lag
     if math.isinf(ahead):
         return None
     check = Check("with silence behind it")

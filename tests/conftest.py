@@ -67,6 +67,25 @@ def tiny_model(tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFac
     return make_model(tmp_path_factory.mktemp("model") / "tiny.safetensors", tiny_config)
 
 
+def in_blocks(network: Any, blocks: Any, batch_size: int = 1) -> Any:
+    """What a network gives for a signal in blocks: `blocks()` gives it from its start, at each call."""
+    from contextlib import suppress
+
+    from codec.nn.signal import Unmeasured, measure
+    from codec.nn.state import StreamState
+
+    def through(state: StreamState) -> Any:
+        parts = list(blocks())
+        for index, block in enumerate(parts):
+            state.last = index == len(parts) - 1
+            with suppress(Unmeasured):
+                yield network(block, state)
+
+    state = StreamState(network, batch_size)
+    measure(network, state, lambda trial: list(through(trial)))
+    return through(state)
+
+
 def make_model(path: Path, config: dict[str, Any], *, seed: int = 0, half: bool = False) -> Path:
     """A weights file of a codec with random weights whose codes depend on what it hears."""
     import torch

@@ -87,7 +87,7 @@ def test_every_registered_quantizer_is_an_entry() -> None:
 
 
 def test_latents_of_real_speech() -> None:
-    from codec.api import load
+    from codec.checkpoint import load
 
     model, folder = load("default"), Path(__file__).parent / "data"
     recordings = sources.find(folder / "speech.flac").train

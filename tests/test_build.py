@@ -13,7 +13,7 @@ from conftest import make_model
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from codec import api, assets, build, checkpoint, legacy
+from codec import assets, build, checkpoint, legacy
 from codec.errors import ConfigError
 
 PLUGIN = '''
@@ -50,7 +50,7 @@ def test_a_file_may_name_code_that_its_reader_allows(
     codec = build.build(config, allow=True).eval()
     checkpoint.save(codec, tmp_path / "a.safetensors", config)
     del sys.modules["stranger.parts"]
-    loaded = api.load(tmp_path / "a.safetensors", allow=allow)
+    loaded = checkpoint.load(tmp_path / "a.safetensors", allow=allow)
     audio = 0.1 * torch.randn(1, 1, 3200)
     with torch.no_grad():
         assert torch.equal(loaded.encode(audio), codec.encode(audio))

@@ -33,7 +33,8 @@ def change(source: Path, target: Path, tensors: Any = None, **text: str) -> Path
 def test_a_saved_codec_comes_back_exactly(tiny_config, tmp_path):
     codec = build(tiny_config)
     fingerprint = checkpoint.save(codec, tmp_path / "a.safetensors", tiny_config, {"recipe": "x", "steps": 3})
-    loaded, metadata = checkpoint.load(tmp_path / "a.safetensors")
+    loaded = checkpoint.load(tmp_path / "a.safetensors")
+    metadata = loaded.metadata
     assert not loaded.training
     assert metadata["fingerprint"] == fingerprint
     assert metadata["config"] == tiny_config
@@ -53,7 +54,7 @@ def test_half_storage_computes_in_32_bits_and_keeps_what_16_cannot_hold(tiny_con
     assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (
         tmp_path / "full.safetensors"
     ).stat().st_size
-    loaded, _ = checkpoint.load(tmp_path / "half.safetensors")
+    loaded = checkpoint.load(tmp_path / "half.safetensors")
     for name, value in codec.state_dict().items():
         assert loaded.state_dict()[name].dtype == value.dtype
         torch.testing.assert_close(loaded.state_dict()[name], value, rtol=1e-3, atol=1e-4)
@@ -210,7 +211,7 @@ def test_what_is_known_from_elsewhere_is_used_where_it_is_taken():
 def test_a_model_loaded_in_inference_mode_keeps_what_it_makes_of_its_weights(tiny_model):
     """Weights that are inference tensors tell nobody when they change: every call would pack them anew."""
     with torch.inference_mode():
-        codec, _ = checkpoint.load(tiny_model)
+        codec = checkpoint.load(tiny_model)
     assert not any(tensor.is_inference() for tensor in codec.state_dict().values())
 
 
@@ -239,7 +240,7 @@ def test_a_codec_that_learns_takes_the_weights_of_a_file(tiny_config, tmp_path):
     file = make_model(tmp_path / "a.safetensors", frozen)
     codec = build(config)
     metadata = checkpoint.fill(codec, file, config)
-    source, _ = checkpoint.load(file)
+    source = checkpoint.load(file)
     audio = 0.1 * torch.randn(1, 1, 16000)
     assert metadata["config"] == frozen
     codec.eval()
@@ -256,10 +257,10 @@ def test_a_layer_of_zeros_can_learn_again(tiny_config, tmp_path):
     halves = {half: {"name": f"seanet_{half}", **seanet} for half in ("encoder", "decoder")}
     config = tiny_config | {"model": tiny_config["model"] | halves}
     file = make_model(tmp_path / "a.safetensors", config)
-    name = next(key for key in checkpoint.load(file)[0].state_dict() if key.endswith("weight"))
+    name = next(key for key in checkpoint.load(file).state_dict() if key.endswith("weight"))
     torch.manual_seed(0)
     codec = build(config)
-    source, _ = checkpoint.load(file)
+    source = checkpoint.load(file)
     with torch.no_grad():
         source.state_dict()[name][0] = 0
     checkpoint.save(source, file, config)

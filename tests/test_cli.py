@@ -23,7 +23,6 @@ from typer.testing import CliRunner, Result
 from codec.bitstream import read_tok
 from codec.build import build
 from codec.cli import app
-from codec.nn.receptive import receptive_field
 
 SUBPROCESS = [sys.executable, "-c", "from codec.cli import main; main()"]
 
@@ -343,7 +342,7 @@ def test_the_reach_of_a_model_is_what_a_probe_finds(tiny_config):
         for value in codec.parameters():
             value.copy_(0.3 * torch.randn_like(value))
     for part, width, unit in [(codec.encoder, 1, 320), (codec.decoder, 16, 1)]:
-        field, frame = receptive_field(part), 30
+        field, frame = part.receptive_field(), 30
         x = torch.randn(1, width, 60 * unit, requires_grad=True)
         start, size = (frame, 1) if part is codec.encoder else (frame * 320 + codec.delay, 320)
         part(x)[..., start : start + size].square().sum().backward()

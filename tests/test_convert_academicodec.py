@@ -145,7 +145,7 @@ def test_same_codes_and_samples_as_the_release(name, tmp_path):
     metadata = import_weights(
         "academicodec", str(tmp_path / f"HiFi-Codec-{name}"), tmp_path / "out.safetensors"
     )
-    codec, _ = checkpoint.load(tmp_path / "out.safetensors")
+    codec = checkpoint.load(tmp_path / "out.safetensors")
     assert (codec.sample_rate, codec.hop, codec.causal) == (sample_rate, math.prod(rates), False)
     assert "AcademiCodec" in metadata["origin"]
     audio = 0.3 * torch.randn(2, 1, 50 * codec.hop)
@@ -163,7 +163,7 @@ def test_a_model_wrapped_for_several_devices_is_read(tmp_path):
     }
     torch.save(states, tmp_path / "g_00000100")
     import_weights("academicodec", str(tmp_path / "g_00000100"), tmp_path / "out.safetensors")
-    assert checkpoint.load(tmp_path / "out.safetensors")[0].hop == 240
+    assert checkpoint.load(tmp_path / "out.safetensors").hop == 240
 
 
 def test_what_does_not_fit_is_named(tmp_path):

@@ -5,11 +5,10 @@ import warnings
 import pytest
 import torch
 
-from codec import checkpoint
-from codec.api import load
+from codec import StreamDecoder, StreamEncoder, checkpoint
+from codec.checkpoint import load
 from codec.convert import import_weights
 from codec.errors import CheckpointError
-from codec.stream import StreamDecoder, StreamEncoder
 
 EncodecModel = pytest.importorskip("encodec").EncodecModel
 
@@ -33,7 +32,7 @@ def mono(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encodec")
     torch.save(model.state_dict(), folder / "24.th")
     import_weights("encodec", str(folder / "24.th"), folder / "24.safetensors")
-    return model, checkpoint.load(folder / "24.safetensors")[0]
+    return model, checkpoint.load(folder / "24.safetensors")
 
 
 @pytest.mark.parametrize("samples", [24000, 12345, 100])
@@ -114,7 +113,7 @@ def test_same_codes_and_samples_at_48_khz(stereo, samples, least):
         assert ours.bitrate(books) == 1000 * bandwidth
         codes = ours.encode(audio, num_codebooks=books)
         assert codes.max() < 1024
-        mine = list(ours.segments([codes]))
+        mine = ours.segments(codes)[0]
         assert len(mine) == len(frames)
         for (code, level), (their_code, their_level) in zip(mine, frames, strict=True):
             assert torch.equal(code, their_code)

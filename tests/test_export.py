@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from codec import api
+from codec import files
 from codec.build import build
 from codec.errors import CheckpointError
 from codec.train.export import export
@@ -33,7 +33,7 @@ def run(tiny_config, tmp_path):
 def test_the_average_is_exported_without_what_only_training_needs(run):
     folder, average = run
     found = export(folder, folder / "out.safetensors", half=False, metadata={"licence": "MIT"})
-    codec = api.load(folder / "out.safetensors")
+    codec = files.load(folder / "out.safetensors")
     audio = 0.1 * torch.randn(1, 1, 6400)
     with torch.inference_mode():
         codes = average.encode(audio)
@@ -49,7 +49,7 @@ def test_half_precision_changes_little(run):
     export(folder / "last.ckpt", folder / "out.safetensors")
     codes = torch.randint(0, 64, (1, 4, 50))
     with torch.inference_mode():
-        restored, exact = api.load(folder / "out.safetensors").decode(codes), average.decode(codes)
+        restored, exact = files.load(folder / "out.safetensors").decode(codes), average.decode(codes)
     assert (restored - exact).norm() < 1e-2 * exact.norm()
 
 

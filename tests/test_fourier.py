@@ -33,7 +33,7 @@ def pair(dim: int, **settings: int) -> tuple[FourierEncoder, FourierDecoder]:
 def test_starting_from_data_gives_a_transform_codec(dim: int, least: float) -> None:
     encoder, decoder = pair(dim)
     audio = speech()
-    encoder.start(decoder, audio)
+    encoder.initialise(audio, decoder)
     with torch.no_grad():
         z = encoder(audio)
         out = decoder(z)

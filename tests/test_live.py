@@ -13,9 +13,9 @@ import pytest
 import soundfile
 from conftest import SPEECH, make_model
 
-from codec import api, audio
+from codec import audio, files
 from codec.audio.pcm import PcmReader, PcmWriter
-from codec.bitstream import read_tok
+from codec.bitstream import TokReader, read_tok
 from codec.errors import AudioError, CodecError, TokError
 from codec.live import Clock, decode_live, encode_live
 
@@ -24,7 +24,7 @@ SECONDS = 3
 
 @pytest.fixture(scope="module")
 def codec(tiny_model):
-    return api.load(tiny_model)
+    return files.load(tiny_model)
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +58,16 @@ def test_a_link_gives_the_codes_and_the_sound_of_the_file(codec, samples, tmp_pa
     content, packets, sound, clock = wav(samples, rate), io.BytesIO(), io.BytesIO(), Clock()
     encode_live(Pipe(content), packets, codec, clock=clock)
     (tmp_path / "a.wav").write_bytes(content)
-    api.encode_file(tmp_path / "a.wav", tmp_path / "a.tok", codec)
+    files.encode_file(tmp_path / "a.wav", tmp_path / "a.tok", codec)
     (tmp_path / "b.tok").write_bytes(packets.getvalue())
     (header, codes), (live_header, live_codes) = (read_tok(tmp_path / f"{name}.tok") for name in "ab")
     assert live_header == header
     assert np.array_equal(live_codes, codes)
     assert clock.sound == pytest.approx(len(samples) / rate)
-    assert "s of computing for a second of sound" in clock.report(codec, look_ahead=False)
+    assert "s of computing for a second of sound" in clock.report()
 
     decode_live(Pipe(packets.getvalue()), sound, codec, wav=False)
-    api.decode_file(tmp_path / "a.tok", tmp_path / "out.wav", codec)
+    files.decode_file(tmp_path / "a.tok", tmp_path / "out.wav", codec)
     expected = soundfile.read(tmp_path / "out.wav", dtype="int16")[0]
     assert np.array_equal(np.frombuffer(sound.getvalue(), "<i2"), expected)
 
@@ -120,6 +120,23 @@ def test_lost_packets_are_faded_over_in_time(codec, samples):
     assert not np.array_equal(before, after)
     assert np.array_equal(before[: len(before) // 3], after[: len(before) // 3])
     assert np.abs(before[-3200:].astype(int) - after[-3200:]).max() <= 2
+
+
+@pytest.mark.parametrize("lost", [[0], [0, 1, 2], [40], [149], [3, 4, 90, 91, 92]])
+def test_a_link_conceals_what_a_file_conceals(codec, samples, tmp_path, lost):
+    """Sample for sample, whatever is lost, the first packet included."""
+    packets, sound = io.BytesIO(), io.BytesIO()
+    encode_live(Pipe(samples.tobytes()), packets, codec)
+    content, reader = bytearray(packets.getvalue()), TokReader(io.BytesIO(packets.getvalue()))
+    for index, span in enumerate(reader.spans()):
+        if index in lost:
+            content[span.offset + 6] ^= 255
+    decode_live(Pipe(bytes(content)), sound, codec, wav=False)
+    (tmp_path / "a.tok").write_bytes(content)
+    done = files.decode_file(tmp_path / "a.tok", tmp_path / "a.wav", codec, conceal=True)
+    assert sum(round((after - first) * 50) for first, after in done.gaps) == len(lost)
+    expected = soundfile.read(tmp_path / "a.wav", dtype="int16")[0]
+    assert np.array_equal(np.frombuffer(sound.getvalue(), "<i2"), expected)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +214,7 @@ def test_what_cannot_be_a_link_is_refused(codec, tiny_config, tmp_path):
         "encoder": {"name": "hificodec_encoder", "width": 8} | parts,
         "decoder": {"name": "hificodec_decoder", "width": 32} | parts,
     }
-    other = api.load(make_model(tmp_path / "m.safetensors", tiny_config | {"model": model}))
+    other = files.load(make_model(tmp_path / "m.safetensors", tiny_config | {"model": model}))
     with pytest.raises(CodecError, match="not causal"):
         encode_live(Pipe(bytes(100)), io.BytesIO(), other)
 

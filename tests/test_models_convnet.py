@@ -13,9 +13,8 @@ from codec.models.convnet_hificodec import HiFiCodecDecoder, HiFiCodecEncoder
 from codec.models.convnet_mimi import MimiDecoder, MimiEncoder
 from codec.models.convnet_seanet import SEANetDecoder, SEANetEncoder
 from codec.models.vocos import VocosDecoder
-from codec.nn.receptive import receptive_field
-from codec.nn.signal import in_blocks
 from codec.nn.state import StreamState
+from tests.conftest import in_blocks
 
 
 class BigCodecEncoder(DACEncoder):
@@ -82,7 +81,7 @@ def pair(table, name):
 
 
 def streamed(module, x, cuts):
-    state = StreamState(x.shape[0])
+    state = StreamState(module, x.shape[0])
     parts = [module(x[..., a:b], state) for a, b in zip([0, *cuts], cuts, strict=False)]
     state.last = True
     parts.append(module(x[..., cuts[-1] if cuts else 0 :], state))
@@ -140,8 +139,8 @@ def test_no_causal_encoder_hears_the_future(name):
     sound = decoder(latent)
     latent[..., 30:] = 0
     assert torch.equal(decoder(latent)[..., : 30 * hop], sound[..., : 30 * hop])
-    assert receptive_field(encoder).ahead == 0
-    assert receptive_field(decoder).ahead == -(-decoder.delay // hop)
+    assert encoder.receptive_field().ahead == 0
+    assert decoder.receptive_field().ahead == -(-decoder.delay // hop)
 
 
 FIELDS = [
@@ -166,12 +165,12 @@ def test_receptive_fields_are_what_gradients_show(table, name):
         part = y[..., frame] if unit == hop else y[..., frame * hop : (frame + 1) * hop]
         part.square().sum().backward()
         seen = x.grad.abs().sum((0, 1)).nonzero().flatten()
-        field = receptive_field(net)
+        field = net.receptive_field()
         assert (seen[0], seen[-1]) == (frame * unit - field.back, (frame + 1) * unit - 1 + field.ahead)
 
 
 def test_an_lstm_remembers_without_bound():
-    assert math.isinf(receptive_field(pair(PAIRS, "seanet")[0]).back)
+    assert math.isinf(pair(PAIRS, "seanet")[0].receptive_field().back)
 
 
 @pytest.mark.parametrize(("table", "name"), [*((PAIRS, n) for n in PAIRS), *((AHEAD, n) for n in AHEAD)])
@@ -200,7 +199,7 @@ def test_rows_of_a_batch_freeze_and_restart(name):
     encoder, _ = pair(PAIRS, name)
     hop = encoder.hop
     a, b, c = torch.randn(3, 1, 1, 9 * hop).unbind(0)
-    state = StreamState(2)
+    state = StreamState(encoder, 2)
     first = encoder(torch.cat([a[..., : 3 * hop], b[..., : 3 * hop]]), state)
     state.active = torch.tensor([True, False])
     second = encoder(torch.cat([a[..., 3 * hop : 5 * hop], torch.randn(1, 1, 2 * hop)]), state)

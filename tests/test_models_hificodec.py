@@ -8,9 +8,8 @@ import torch
 
 from codec.errors import ConfigError
 from codec.models.convnet_hificodec import HiFiCodecDecoder, HiFiCodecEncoder
-from codec.nn.receptive import receptive_field
-from codec.nn.signal import in_blocks
 from codec.nn.state import StreamState
+from tests.conftest import in_blocks
 
 SHAPES = [((8, 5, 3, 2), (16, 11, 7, 4)), ((8, 5, 4, 2), (16, 11, 8, 4))]
 
@@ -48,11 +47,12 @@ def test_causal_form_streams_exactly():
     encoder = tiny(HiFiCodecEncoder, rates, kernels, causal=True)
     decoder = tiny(HiFiCodecDecoder, rates, kernels, causal=True)
     audio = torch.randn(2, 1, 12 * 240)
-    state = StreamState(2)
     cuts = [0, 240, 240, 5 * 240, 11 * 240, 12 * 240]
+    state = StreamState(encoder, 2)
     parts = [encoder(audio[..., a:b], state) for a, b in itertools.pairwise(cuts)]
     whole = encoder(audio)
     assert torch.equal(torch.cat(parts, -1), whole)
+    state = StreamState(decoder, 2)
     parts = [decoder(whole[..., a // 240 : b // 240], state) for a, b in itertools.pairwise(cuts)]
     assert torch.equal(torch.cat(parts, -1), decoder(whole))
 
@@ -73,11 +73,11 @@ def test_published_form_in_blocks_gives_the_frames_of_the_whole_signal():
 def test_receptive_field_of_the_published_form():
     """The norms over time see everything; the decoder's convolutions alone are what a gradient shows."""
     rates, kernels = SHAPES[0]
-    field = receptive_field(tiny(HiFiCodecEncoder, rates, kernels))
+    field = tiny(HiFiCodecEncoder, rates, kernels).receptive_field()
     assert (field.back, field.ahead) == (math.inf, math.inf)
-    assert receptive_field(tiny(HiFiCodecEncoder, rates, kernels, causal=True)).ahead == 0
+    assert tiny(HiFiCodecEncoder, rates, kernels, causal=True).receptive_field().ahead == 0
     decoder = tiny(HiFiCodecDecoder, rates, kernels).double()
-    field = receptive_field(decoder)
+    field = decoder.receptive_field()
     frame, latent = 40, torch.randn(1, 24, 80, dtype=torch.float64, requires_grad=True)
     decoder(latent)[..., frame * 240 : (frame + 1) * 240].sum().backward()
     seen = latent.grad.abs().sum((0, 1)).nonzero().flatten()

@@ -5,12 +5,10 @@ import soundfile
 import torch
 
 from codec import checkpoint
-from codec.api import decode_file, encode_file, load
 from codec.build import build
+from codec.checkpoint import load
 from codec.errors import CodecError, ConfigError
-from codec.long import decode_pieces, encode_pieces
-from codec.nn.state import StreamState
-from codec.stream import StreamEncoder
+from codec.files import decode_file, encode_file
 
 SEANET = {"dim": 16, "width": 2, "norm": "time", "pad": "mirror", "causal": False}
 CONFIG = {
@@ -52,22 +50,22 @@ def test_segments_in_pieces_are_the_whole(codec, samples):
     whole = codec.decode(codes)
     assert codes.shape[-1] == codec.num_frames(samples)
     assert whole.shape[-1] >= samples
-    assert len(list(codec.segments([codes]))) == -(-samples // 47_520)
-    parts = encode_pieces(codec, lambda: iter(audio.split(30_001, -1)), num_codebooks=2)
+    assert len(codec.segments(codes)[0]) == -(-samples // 47_520)
+    parts = codec.encoder_stream(num_codebooks=2).run(audio.split(30_001, -1))
     assert torch.equal(torch.cat(list(parts), -1), codes)
-    parts = list(decode_pieces(codec, lambda: iter(codes.split(77, -1))))
-    assert torch.equal(torch.cat(parts, -1), whole)
+    parts = codec.decoder_stream().run(codes.split(77, -1))
+    assert torch.equal(torch.cat(list(parts), -1), whole)
 
 
 @torch.no_grad()
 def test_levels_are_legal_in_every_code_and_never_a_shout(codec):
     for level in (0.0, 1e-7, 1e-4, 0.02, 1.0, 5.0):
         audio = torch.full((1, 2, 4000), level)
-        (_, found), *_ = codec.segments([codec.encode(audio, num_codebooks=2)])
+        ((_, found), *_), _ = codec.segments(codec.encode(audio, num_codebooks=2))
         expected = 0.0 if level < 2e-6 else min(level + 1e-8, 2.0)
         torch.testing.assert_close(found, torch.tensor([expected]), rtol=1e-5, atol=0)
     noise = torch.randint(0, 1024, (1, 2, 500), generator=torch.Generator().manual_seed(1))
-    assert all(0 <= level <= 2 for _, level in codec.segments([noise]))
+    assert all(0 <= level <= 2 for _, level in codec.segments(noise)[0])
     assert codec.decode(noise).isfinite().all()
 
 
@@ -77,7 +75,7 @@ def test_lost_segments_are_silent_and_cost_no_time(codec):
     whole = codec.decode(codes)
 
     def decode(*pieces):
-        audio = torch.cat(list(decode_pieces(codec, lambda: iter(pieces))), -1)
+        audio = torch.cat(list(codec.decoder_stream().run(pieces)), -1)
         assert audio.shape == whole.shape
         return audio
 
@@ -109,11 +107,13 @@ def test_a_part_of_a_file_of_segments(codec, tmp_path):
         assert (soundfile.read(tmp_path / "part.wav")[0] == whole[start : start + count]).all()
 
 
-def test_segments_do_not_stream(codec):
-    with pytest.raises(CodecError, match="cannot stream"):
-        StreamEncoder(codec)
-    with pytest.raises(CodecError, match="whole segments"):
-        codec.encode(sound(100), state=StreamState(1))
+def test_segments_stream_when_they_are_whole(codec):
+    stream = codec.encoder_stream()
+    assert stream.latency == 48_000 - 320
+    assert stream.push(sound(48_000)).shape == (1, 4, 0)
+    assert stream.push(sound(320)).shape == (1, 4, 151)
+    with pytest.raises(CodecError, match="one by one"):
+        stream.reset(torch.tensor([True]))
 
 
 @pytest.mark.parametrize(("length", "stride"), [(48000, 40000), (48000, 48001), (48000, 0)])

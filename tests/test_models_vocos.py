@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from codec import checkpoint
+from codec import StreamDecoder, checkpoint
 from codec.build import build
 from codec.errors import ConfigError
-from codec.long import decode_pieces, encode_pieces
 from codec.models.convnet_dac import DACEncoder
 from codec.models.convnet_mimi import MimiEncoder
 from codec.models.convnet_seanet import SEANetEncoder
@@ -15,7 +14,6 @@ from codec.nn.istft import InverseSTFT
 from codec.nn.resample import Resample
 from codec.nn.start import normalize_convolutions
 from codec.nn.transformer import Attention
-from codec.stream import StreamDecoder
 
 MODEL = {
     "model": {
@@ -91,13 +89,12 @@ def test_decoder_knows_the_number_of_books_however_it_is_called(causal):
         z = codec.quantizer.decode(part)
         assert torch.equal(codec.decode_latent(z, books), whole[books])
         assert torch.equal(codec.decode_latent(z), whole[books]) == (books == 5), "all books unless told"
-        pieces = decode_pieces(codec, lambda part=part: iter(part.split(7, -1)), num_codebooks=books)
+        pieces = codec.decoder_stream().run(part.split(7, -1))
         assert torch.equal(torch.cat(list(pieces), -1), whole[books])
-        if causal:
-            stream = StreamDecoder(codec)
-            heard = torch.cat([*map(stream.push, part.split(4, -1)), stream.flush()], -1)
-            assert torch.equal(heard[..., codec.delay :], whole[books])
-    encoded = list(encode_pieces(codec, lambda: iter(audio.split(50, -1)), num_codebooks=4))
+        stream = StreamDecoder(codec)
+        heard = torch.cat([*map(stream.push, part.split(4, -1)), stream.flush()], -1)
+        assert torch.equal(heard[..., codec.delay :], whole[books])
+    encoded = list(codec.encoder_stream(num_codebooks=4).run(audio.split(50, -1)))
     assert torch.equal(torch.cat(encoded, -1), codec.encode(audio, num_codebooks=4))
 
 
@@ -118,14 +115,14 @@ def test_every_sample_of_a_batch_has_its_own_number_of_books():
 
 
 def test_conditions_must_be_the_legal_numbers_of_books():
-    with pytest.raises(ConfigError, match="knows 4 conditions, but the quantizer has 3 legal numbers"):
+    with pytest.raises(ConfigError, match="tells 4 bit rates apart, but the quantizer has 3 legal numbers"):
         made(False, 4)
 
 
 def test_a_conditional_codec_survives_its_file(tmp_path):
     codec = made(False, 3)
     checkpoint.save(codec, tmp_path / "a.safetensors", config(False, 3))
-    again, _ = checkpoint.load(tmp_path / "a.safetensors")
+    again = checkpoint.load(tmp_path / "a.safetensors")
     codes = codec.encode(torch.randn(1, 1, 80), num_codebooks=3)
     torch.testing.assert_close(again.decode(codes), codec.decode(codes))
 

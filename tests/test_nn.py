@@ -7,20 +7,22 @@ from hypothesis import strategies as st
 from torch import nn
 
 from codec.errors import CodecError
-from codec.nn.activations import ELU, Snake, gelu
+from codec.models.parts import Decoder, Encoder
+from codec.nn.activations import ELU, LeakyReLU, Snake, gelu
 from codec.nn.blocks import FrameGroupNorm, MultiReceptiveField, Residual, conv1d, conv_transpose1d
-from codec.nn.conv import CausalConv1d, CausalConvTranspose1d, StreamSequential, weight_norm
+from codec.nn.conv import CausalConv1d, CausalConvTranspose1d, weight_norm
 from codec.nn.functional import convolve
+from codec.nn.layer import StreamSequential
 from codec.nn.linear import Linear
 from codec.nn.padded import PaddedConv1d, PaddedConvTranspose1d
-from codec.nn.receptive import receptive_field
-from codec.nn.signal import TimeGroupNorm, in_blocks
+from codec.nn.signal import TimeGroupNorm
 from codec.nn.state import StreamState
+from tests.conftest import in_blocks
 
 
 def in_chunks(module, x, sizes):
     """Stream `x` through `module` in chunks of the given sizes, whatever remains last."""
-    state = StreamState(x.shape[0])
+    state = StreamState(module, x.shape[0])
     out, start = [], 0
     for size in [*sizes, x.shape[-1]]:
         out.append(module(x[..., start : start + size], state))
@@ -30,7 +32,7 @@ def in_chunks(module, x, sizes):
 
 def lagging(module, x, sizes):
     """Stream `x` in chunks of the given sizes and mark the last one."""
-    state = StreamState(x.shape[0])
+    state = StreamState(module, x.shape[0])
     out, start = [], 0
     for size in sizes:
         out.append(module(x[..., start : start + size], state))
@@ -205,7 +207,7 @@ def test_padded_transposed_convolutions_stream_exactly_with_a_lag(kernel, stride
 @torch.no_grad()
 def test_a_network_that_looks_ahead_streams_exactly_with_a_lag():
     def branch(kernel, dilation):
-        return Residual([nn.LeakyReLU(0.1), conv1d(16, 16, kernel, dilation=dilation, causal=False)])
+        return Residual([LeakyReLU(0.1), conv1d(16, 16, kernel, dilation=dilation, causal=False)])
 
     net = StreamSequential(
         conv1d(1, 8, 7, causal=False),
@@ -216,7 +218,7 @@ def test_a_network_that_looks_ahead_streams_exactly_with_a_lag():
     )
     x = torch.randn(2, 1, 400)
     assert torch.equal(lagging(net, x, [2, 0, 38, 100, 6]), net(x))
-    state = StreamState(2)
+    state = StreamState(net, 2)
     net(x, state)
     state.active = torch.tensor([True, False])
     with pytest.raises(CodecError, match="one by one"):
@@ -242,12 +244,12 @@ def test_norms_over_the_signal_are_measured_in_blocks():
         passes.append(1)
         return x.split(700, dim=-1)
 
-    assert torch.equal(torch.cat(list(in_blocks(net, blocks)), dim=-1), net(x))
+    assert torch.equal(torch.cat(list(in_blocks(net, blocks, 2)), dim=-1), net(x))
     assert len(passes) == 3
     with torch.enable_grad():
         torch.testing.assert_close(net(x), net[1:](net[0](x)).detach(), rtol=1e-5, atol=1e-5)
     with pytest.raises(CodecError, match="cannot stream"):
-        net(x, StreamState(2))
+        net(x, StreamState(net, 2))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -259,23 +261,24 @@ def test_receptive_field_is_what_gradients_show(causal):
         ),
         conv1d(2, 2, 8, stride=4, causal=causal),
         conv1d(2, 2, 5, stride=3, causal=causal),
-    ).double()
-    down.hop = 12
+    )
     up = StreamSequential(
         conv1d(2, 2, 3, causal=causal),
         conv_transpose1d(2, 2, 5, stride=3, causal=causal),
         Residual([conv1d(2, 2, 3, dilation=2, causal=causal)]),
         conv_transpose1d(2, 1, 8, stride=4, causal=causal),
-    ).double()
-    up.hop, up.delay = 12, 0
-    for net, unit, x in ((down, 12, torch.randn(1, 1, 480)), (up, 1, torch.randn(1, 2, 60))):
+    )
+    encoder, decoder = Encoder().double(), Decoder().double()
+    encoder.body, decoder.body = down.double(), up.double()
+    encoder.hop = decoder.hop = 12
+    for net, unit, x in ((encoder, 12, torch.randn(1, 1, 480)), (decoder, 1, torch.randn(1, 2, 60))):
         x = x.double().requires_grad_()
         frame = 20
         y = net(x)
-        part = y[..., frame] if net is down else y[..., frame * 12 : (frame + 1) * 12]
+        part = y[..., frame] if net is encoder else y[..., frame * 12 : (frame + 1) * 12]
         part.square().sum().backward()
         seen = x.grad.abs().sum((0, 1)).nonzero().flatten()
-        field = receptive_field(net)
+        field = net.receptive_field()
         assert seen[0] == frame * unit - field.back
         assert seen[-1] == (frame + 1) * unit - 1 + field.ahead
         assert (field.ahead == 0) == causal
@@ -295,7 +298,7 @@ def test_symmetric_convolutions_are_centred_as_published():
 @torch.no_grad()
 def test_a_network_of_causal_blocks_streams_exactly():
     def branch(kernel, dilation):
-        return Residual([nn.LeakyReLU(0.1), conv1d(16, 16, kernel, dilation=dilation, causal=True)])
+        return Residual([LeakyReLU(0.1), conv1d(16, 16, kernel, dilation=dilation, causal=True)])
 
     net = StreamSequential(
         conv1d(1, 8, 7, causal=True),
@@ -314,7 +317,7 @@ def test_a_network_of_causal_blocks_streams_exactly():
 def test_rows_freeze_restart_and_branch_independently():
     conv = CausalConv1d(1, 2, 5)
     x = torch.randn(2, 1, 12)
-    state = StreamState(2)
+    state = StreamState(conv, 2)
     conv(x[..., :6], state)
     twin = state.clone()
     state.active = torch.tensor([True, False])

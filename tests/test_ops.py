@@ -7,7 +7,7 @@ import torch
 from conftest import LEVELS
 from torch import Tensor
 
-from codec import api, audio, native, ops
+from codec import audio, files, native, ops
 from codec.bench import rvq as bench
 from codec.ops import plain, reference
 
@@ -85,7 +85,7 @@ def test_chosen_distance_is_the_smallest_in_float64(level: native.Level) -> None
 
 
 def test_no_choice_is_worse_than_the_nearest_for_latents_of_the_default_model(level: native.Level) -> None:
-    model = api.load("default")
+    model = files.load("default")
     sound, rate = audio.read(Path(__file__).parent / "data" / "speech.flac")
     samples = torch.from_numpy(audio.to_model(sound, rate, model.sample_rate, model.channels)[0])
     with torch.inference_mode():

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import nullcontext
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from codec import StreamDecoder, StreamEncoder
 from codec.build import build
 from codec.errors import CodecError
 from codec.models.codec import Codec
-from codec.stream import StreamDecoder, StreamEncoder
 from tests.conftest import SPEECH
 
 HOP = 320
@@ -27,7 +32,7 @@ def codec(tiny_config: dict[str, Any]) -> Codec:
     """A causal codec that heard speech once, so that its codes differ from frame to frame."""
     torch.manual_seed(0)
     codec = build(tiny_config)
-    codec.start_books(speech().reshape(6, 1, -1))
+    codec.initialise_codebooks(speech().reshape(6, 1, -1))
     return codec.eval()
 
 
@@ -154,12 +159,196 @@ def test_a_clone_goes_its_own_way(codec: Codec) -> None:
         assert torch.equal(first, codec.encode(audio)[..., 3:])
 
 
-def test_wrong_shapes_and_codecs_that_look_ahead_are_refused(codec: Codec) -> None:
+def test_wrong_shapes_are_refused(codec: Codec) -> None:
     with pytest.raises(ValueError, match="expected"):
         StreamEncoder(codec).push(torch.zeros(1, 2, 10))
-    codec.causal = False
-    try:
-        with pytest.raises(CodecError, match="not causal"):
-            StreamEncoder(codec)
-    finally:
-        codec.causal = True
+
+
+def modes() -> dict[str, Any]:
+    return {
+        "as it comes": nullcontext,
+        "no_grad": torch.no_grad,
+        "inference_mode": torch.inference_mode,
+        "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    }
+
+
+@pytest.mark.parametrize("mode", modes())
+def test_the_mode_of_the_caller_does_not_change_codes(looking_back: Codec, mode: str) -> None:
+    """Convolutions have other kernels where gradients are on; codes must be those of streams all the same."""
+    audio = batch()
+    stream = looking_back.encoder_stream(3)
+    codes = torch.cat(list(stream.run(audio.split(1000, dim=-1))), dim=-1)
+    assert len(codes.unique()) > 50
+    with modes()[mode]():
+        assert torch.equal(looking_back.encode(audio), codes)
+        audio_back = looking_back.decode(codes)
+        streamed = torch.cat(list(looking_back.decoder_stream(3).run(codes.split(5, dim=-1))), dim=-1)
+    assert not audio_back.requires_grad
+    torch.testing.assert_close(streamed, audio_back, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def looking_back() -> Codec:
+    """A convolutional causal codec with an LSTM, whose latents lie close to many code vectors."""
+    torch.manual_seed(0)
+    seanet = {"dim": 16, "ratios": [8, 5, 4, 2], "width": 4}
+    codec = build(
+        {
+            "model": {
+                "sample_rate": 16000,
+                "encoder": {"name": "seanet_encoder"} | seanet,
+                "decoder": {"name": "seanet_decoder"} | seanet,
+            },
+            "quantizer": {"name": "rvq", "num_codebooks": 8, "codebook_size": 256},
+        }
+    )
+    audio = speech().reshape(6, 1, -1)
+    codec.initialise(audio)
+    codec.initialise_codebooks(audio)
+    return codec.eval()
+
+
+def test_a_stream_moves_to_another_process(codec: Codec, tmp_path: Path) -> None:
+    audio = batch()
+    whole = codec.encode(audio)
+    restored = codec.decode(whole)
+    encoder, decoder = codec.encoder_stream(3), codec.decoder_stream(3)
+    first = encoder.push(audio[..., :3210])
+    heard = decoder.push(first)
+    save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
+    save_file(decoder.state_dict(), tmp_path / "decoder.safetensors")
+    encoder.push(audio[..., :7])  # what goes on here is not seen there
+    other, back = codec.encoder_stream(3), codec.decoder_stream(3)
+    other.load_state_dict(load_file(tmp_path / "encoder.safetensors"))
+    back.load_state_dict(load_file(tmp_path / "decoder.safetensors"))
+    rest = torch.cat([other.push(audio[..., 3210:]), other.flush()], dim=-1)
+    assert torch.equal(torch.cat([first, rest], dim=-1), whole)
+    sound = torch.cat([heard, back.push(rest), back.flush()], dim=-1)
+    assert torch.equal(sound[..., codec.delay :], restored)
+    with pytest.raises(CodecError, match="not the state of such a decoder"):
+        back.load_state_dict(encoder.state_dict())
+    with pytest.raises(CodecError, match="is not the state of such an encoder"):
+        codec.encoder_stream(2).load_state_dict(encoder.state_dict())
+    with pytest.raises(CodecError, match="of another codec"):
+        other.load_state_dict(encoder.state_dict() | {"kept.encoder.nobody.past": torch.zeros(3)})
+
+
+def test_padded_clips_have_the_codes_that_they_have_alone(codec: Codec, looking_back: Codec) -> None:
+    lengths = torch.tensor([7580, 1, 3200, 0])
+    audio = torch.cat([batch(), batch()[:1]])
+    for one in (codec, looking_back, ahead()):
+        codes, frames = one.encode(audio, lengths, num_codebooks=2)
+        assert frames.tolist() == [24, 1, 10, 0]
+        assert codes.shape == (4, 2, 24)
+        for row, length in enumerate(lengths.tolist()):
+            count = int(frames[row])
+            if count:
+                alone = one.encode(audio[row : row + 1, :, :length], num_codebooks=2)
+                assert torch.equal(codes[row : row + 1, :, :count], alone)
+            assert not codes[row, :, count:].any()
+    with pytest.raises(ValueError, match="lengths"):
+        codec.encode(audio, torch.tensor([1, 2, 3, 9000]))
+
+
+def ahead() -> Codec:
+    """A codec that looks ahead."""
+    torch.manual_seed(0)
+    dac = {"dim": 16, "rates": [8, 5, 4, 2], "width": 16}
+    codec = build(
+        {
+            "model": {
+                "sample_rate": 16000,
+                "encoder": {"name": "dac_encoder"} | dac | {"width": 4},
+                "decoder": {"name": "dac_decoder"} | dac,
+            },
+            "quantizer": {"name": "rvq", "num_codebooks": 4, "codebook_size": 64},
+        }
+    )
+    audio = speech().reshape(6, 1, -1)
+    codec.initialise(audio)
+    codec.initialise_codebooks(audio)
+    return codec.eval()
+
+
+def test_a_codec_that_looks_ahead_streams_with_the_lag_that_it_states() -> None:
+    codec, audio = ahead(), batch()
+    codes = codec.encode(audio)
+    encoder, decoder = codec.encoder_stream(3), codec.decoder_stream(3)
+    got, heard = 0, 0
+    parts, sound = [], []
+    for start in range(0, audio.shape[-1], HOP):
+        parts.append(encoder.push(audio[..., start : start + HOP]))
+        got += parts[-1].shape[-1]
+        arrived = min(start + HOP, audio.shape[-1]) // HOP * HOP
+        due = max(0, (arrived - int(encoder.latency)) // HOP)
+        assert due <= got <= due + 1
+    parts.append(encoder.flush())
+    assert torch.equal(torch.cat(parts, dim=-1), codes)
+    for frame in range(codes.shape[-1]):
+        sound.append(decoder.push(codes[..., frame : frame + 1]))
+        heard += sound[-1].shape[-1]
+        assert heard >= (frame + 1) * HOP - decoder.latency
+    assert heard < codes.shape[-1] * HOP
+    sound.append(decoder.flush())
+    assert torch.equal(torch.cat(sound, dim=-1), codec.decode(codes))
+
+
+def test_lost_frames_fade_as_a_ramp_computed_apart(codec: Codec) -> None:
+    """Out over 60 ms from the first lost sample, in over 20 ms from the first one that is there again."""
+    codes = codec.encode(batch())[:1]
+    pieces = [codes[..., :6], 4, codes[..., 10:15], 1, codes[..., 16:]]
+    found = torch.cat(list(codec.decoder_stream().run(pieces)), dim=-1)[0, 0].double().numpy()
+    held = codec.quantizer.decode(codes)
+    held[..., 6:10], held[..., 15:16] = held[..., 5:6], held[..., 14:15]
+    plain = codec.decode_latent(held)[0, 0].detach().double().numpy()
+    gain, gains = 1.0, []
+    for sample in range(len(plain)):
+        lost = 6 <= sample // HOP < 10 or sample // HOP == 15
+        gain = max(0.0, gain - 1 / 960) if lost else min(1.0, gain + 1 / 320)
+        gains.append(gain)
+    np.testing.assert_allclose(found, plain * np.array(gains), atol=1e-5)
+    assert min(gains[: 10 * HOP]) == 0
+    assert np.abs(found[6 * HOP + 960 : 10 * HOP]).max() == 0
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_gap_in_pieces_is_the_gap(codec: Codec, first: bool) -> None:
+    codes = codec.encode(batch())[:1]
+    head = [] if first else [codes[..., :5]]
+    whole = torch.cat(list(codec.decoder_stream().run([*head, 7, codes[..., 12:]])), dim=-1)
+    parts = torch.cat(list(codec.decoder_stream().run([*head, 1, 0, 4, 2, codes[..., 12:]])), dim=-1)
+    assert torch.equal(whole, parts)
+    if first:
+        assert whole[..., : 7 * HOP].abs().max() == 0, "there is nothing to fade out"
+
+
+def test_rows_lose_frames_one_by_one(codec: Codec) -> None:
+    codes = codec.encode(batch())[:2]
+    stream = codec.decoder_stream(2)
+    parts = [stream.push(codes[..., :8])]
+    only = torch.tensor([True, False])
+    lost, there = stream.lost(3, only), stream.push(codes[..., 8:11], ~only)
+    parts.append(torch.where(only[:, None, None], lost, there))
+    parts += [stream.push(codes[..., 11:]), stream.flush()]
+    heard = torch.cat(parts, dim=-1)[..., codec.delay :]
+    gone = torch.cat(list(codec.decoder_stream().run([codes[:1, :, :8], 3, codes[:1, :, 11:]])), dim=-1)
+    assert torch.equal(heard[:1], gone)
+    assert torch.equal(heard[1:], codec.decode(codes[1:]))
+
+
+def test_samples_that_are_no_floats_and_weights_that_were_cast_are_refused(codec: Codec) -> None:
+    whole = codec.encode(batch())
+    assert torch.equal(codec.encode(batch().double()), whole)
+    with pytest.raises(CodecError, match=r"not torch\.int16"):
+        codec.encode((batch() * 32767).to(torch.int16))
+    with pytest.raises(CodecError, match="not ndarray"):
+        codec.encode(batch().numpy())  # type: ignore[arg-type]
+    with pytest.raises(CodecError, match=r"not torch\.int16"):
+        codec.encoder_stream(3).push((batch() * 32767).to(torch.int16))
+    half = copy.deepcopy(codec).half()
+    with pytest.raises(CodecError, match=r"weights in torch\.float16"):
+        half.encode(batch())
+    with pytest.raises(CodecError, match=r"weights in torch\.float16"):
+        half.decode(whole)
+    assert codec.encode(batch()[:0]).shape == (0, 4, 24)

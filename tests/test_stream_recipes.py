@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from codec import StreamDecoder, StreamEncoder
 from codec.build import build
 from codec.models.codec import Codec
-from codec.stream import StreamDecoder, StreamEncoder
 from codec.train import recipes
 from codec.train.compose import compose
 from codec.train.config import parse
@@ -35,8 +35,8 @@ def narrow(name: str) -> Codec:
     codec = build(config.codec)
     length = codec.sample_rate // 2
     crops = speech(codec, 0.0, 6.0).unfold(-1, length, length)[0].transpose(0, 1).contiguous()
-    codec.start(crops)
-    codec.start_books(crops)
+    codec.initialise(crops)
+    codec.initialise_codebooks(crops)
     return codec.eval()
 
 

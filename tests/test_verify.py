@@ -9,12 +9,12 @@ import pytest
 import soundfile
 import torch
 from conftest import SPEECH
-from torch import nn
 from typer.testing import CliRunner
 
-from codec import api
+from codec import files
 from codec.build import build
 from codec.cli import app
+from codec.models.parts import Encoder
 from codec.verify import Check, verify
 
 
@@ -24,7 +24,7 @@ def sound():
 
 
 def test_a_causal_model_is_exact(tiny_model, sound):
-    checks = verify(api.load(tiny_model), sound, trials=3)
+    checks = verify(files.load(tiny_model), sound, trials=3)
     assert len(checks) >= 5
     for check in checks[:5]:
         assert check.exact, check
@@ -33,18 +33,18 @@ def test_a_causal_model_is_exact(tiny_model, sound):
 
 
 def test_a_model_that_depends_on_its_company_is_found_out(tiny_config, sound):
-    class Leveller(nn.Module):
+    class Leveller(Encoder):
         """Scales by what it is given at once: by the batch, the chunk and the padding."""
 
-        def __init__(self, encoder: nn.Module) -> None:
+        def __init__(self, encoder: Encoder) -> None:
             super().__init__()
             self.encoder, self.hop, self.dim, self.causal = encoder, encoder.hop, encoder.dim, True
 
         def forward(self, audio, state=None):
             return self.encoder(audio / audio.std().clamp(min=1e-3) if audio.numel() else audio, state)
 
-        def needs(self, first, last):
-            return self.encoder.needs(first, last)
+        def span(self, first, last):
+            return self.encoder.span(first, last)
 
     codec = build(tiny_config)
     codec.train()(0.1 * torch.randn(2, 1, 16000))

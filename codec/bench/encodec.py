@@ -18,19 +18,17 @@ from codec.bench.speed import fresh
 from codec.bench.timing import Work, in_turn, ratios
 from codec.checkpoint import load
 from codec.convert import import_weights
-from codec.long import decode_pieces, encode_pieces
 from codec.ops.threads import threads
 
 NUM_CODEBOOKS, RATE = 8, 24000  # 6 kbps
 _OURS = """
 import sys, torch
-from codec import audio, checkpoint
-from codec.long import decode_pieces, encode_pieces
+from codec import checkpoint
 torch.set_num_threads(1)
-codec = checkpoint.load(sys.argv[1])[0]
+codec = checkpoint.load(sys.argv[1])
 signal = 0.1 * torch.randn(1, 1, int(sys.argv[2]))
-codes = list(encode_pieces(codec, lambda: iter(signal.split(24000, -1)), num_codebooks=8))
-for piece in decode_pieces(codec, lambda: iter(codes), num_codebooks=8):
+codes = list(codec.encoder_stream(num_codebooks=8).run(signal.split(24000, -1)))
+for piece in codec.decoder_stream().run(codes):
     pass
 """
 _THEIRS = """
@@ -102,23 +100,21 @@ def compare(lengths: Sequence[float] = (10.0, 60.0), *, rounds: int = 5) -> Iter
         theirs, ours = Path(folder) / "encodec.th", Path(folder) / "encodec.safetensors"
         torch.save(model.state_dict(), theirs)
         import_weights("encodec", str(theirs), ours)
-        codec = load(ours)[0]
+        codec = load(ours)
         for seconds in lengths:
             samples = round(seconds * RATE)
             audio = 0.1 * torch.randn(1, 1, samples)
 
             def encode_here(audio: Tensor = audio) -> Tensor:
-                parts = encode_pieces(codec, lambda: iter(audio.split(RATE, -1)), num_codebooks=NUM_CODEBOOKS)
-                return torch.cat(list(parts), -1)
+                stream = codec.encoder_stream(num_codebooks=NUM_CODEBOOKS)
+                return torch.cat(list(stream.run(audio.split(RATE, -1))), -1)
 
             with torch.no_grad():
                 codes, [(reference, _)] = encode_here(), model.encode(audio)
 
                 def decode_here(codes: Tensor = reference) -> Tensor:
-                    pieces = codes.split(RATE // codec.hop, -1)
-                    return torch.cat(
-                        list(decode_pieces(codec, lambda: iter(pieces), num_codebooks=NUM_CODEBOOKS)), -1
-                    )
+                    blocks = codec.decoder_stream().run(codes.split(RATE // codec.hop, -1))
+                    return torch.cat(list(blocks), -1)
 
                 def decode_there(codes: Tensor = reference) -> Tensor:
                     return model.decode([(codes, None)])

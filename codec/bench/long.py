@@ -10,18 +10,19 @@ from pathlib import Path
 import soundfile
 import torch
 
-from codec import api
+from codec import files
 from codec.bench.speed import clip_of, fresh
+from codec.checkpoint import find
 from codec.ops.threads import threads
 
 SHORT = 60.0  # seconds that are coded in one call
 _RUN = """
 import sys, time, torch
-from codec import api
+from codec import files
 torch.set_num_threads(1)
-codec = api.load(sys.argv[2])
+codec = files.load(sys.argv[2])
 began = time.perf_counter()
-getattr(api, sys.argv[1])(sys.argv[3], sys.argv[4], codec)
+getattr(files, sys.argv[1])(sys.argv[3], sys.argv[4], codec)
 print(time.perf_counter() - began)
 """
 
@@ -57,7 +58,7 @@ def measure(model: str, clip: str, *, hours: float = 3.0) -> list[Length]:
         AudioError: the clip cannot be read.
         CheckpointError: there is no such model.
     """
-    codec, found = api.load(model), []
+    codec, found = files.load(model), []
     with tempfile.TemporaryDirectory() as folder, threads(1), torch.inference_mode():
         long, tokens, back = (str(Path(folder) / name) for name in ("long.wav", "long.tok", "back.wav"))
         minute = clip_of(codec, clip, SHORT)
@@ -73,6 +74,6 @@ def measure(model: str, clip: str, *, hours: float = 3.0) -> list[Length]:
             began = time.perf_counter()
             short()
             in_memory = time.perf_counter() - began
-            spent, peak = fresh(_RUN, f"{what}_file", str(api.find(model)), source, target)
+            spent, peak = fresh(_RUN, f"{what}_file", str(find(model)), source, target)
             found.append(Length(what, count * SHORT / 3600, count * SHORT / spent, SHORT / in_memory, peak))
     return found

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec import api
+from codec import checkpoint
 from codec.bench.quantizers_report import Result, plot, write_csv
 from codec.bench.vectors import bound_db, decibels, gaussian, latents
 from codec.build import make
@@ -101,7 +101,7 @@ def run(
     vectors = {"gaussian": gaussian(120_000)}
     if data is not None:
         found = sources.find(data)
-        vectors["latents"] = latents(api.load(model), found.train + found.valid)
+        vectors["latents"] = latents(checkpoint.load(model), found.train + found.valid)
     results = examine(vectors, chosen, seconds=seconds, progress=progress)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)

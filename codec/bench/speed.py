@@ -14,25 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec import api, audio
+from codec import audio, checkpoint
 from codec.bench.timing import Work, in_turn
 from codec.errors import CodecError
 from codec.models.codec import Codec
+from codec.models.latent import DecoderStream, EncoderStream
 from codec.ops.threads import threads
-from codec.stream import StreamDecoder, StreamEncoder
 
 REPEATS = 3
 # the whole way of a user, in a fresh interpreter that prints what it took at most
 _START = """
 import io, sys, time
 began = time.perf_counter()
-from codec import api
-codec = api.load(sys.argv[1])
+from codec import checkpoint, files
+codec = checkpoint.load(sys.argv[1])
 loaded = time.perf_counter() - began
 tokens, sound = io.BytesIO(), io.BytesIO()
-api.encode_file(sys.argv[2], tokens, codec)
+files.encode_file(sys.argv[2], tokens, codec)
 tokens.seek(0)
-api.decode_file(tokens, sound, codec, format="wav")
+files.decode_file(tokens, sound, codec, format="wav")
 print(loaded, time.perf_counter() - began)
 """
 _PEAK = """
@@ -79,7 +79,7 @@ def measure(
         CheckpointError: there is no such model.
         AudioError: the clip cannot be read.
     """
-    codec = api.load(model)
+    codec = checkpoint.load(model)
     signal = clip_of(codec, clip, seconds)
     for number in thread_counts:
         with threads(number), torch.inference_mode():
@@ -94,7 +94,7 @@ def measure(
             yield from _streaming(codec, signal)
     with threads(max(thread_counts)):
         yield _training_step(codec, signal)
-    path = os.fspath(api.find(model))
+    path = os.fspath(checkpoint.find(model))
     loaded, whole, memory = fresh(_START, path, clip)
     yield Figure("start-up: import and load", "new process", loaded, "s")
     yield Figure("start-up, encode and decode the clip", "new process", whole, "s")
@@ -130,7 +130,7 @@ def fresh(script: str, *arguments: str) -> list[float]:
 
 def _streaming(codec: Codec, signal: Tensor) -> Iterator[Figure]:
     """Wall time from the last sample of a frame to its tokens, and from tokens to samples."""
-    encoder, decoder = StreamEncoder(codec), StreamDecoder(codec)
+    encoder, decoder = EncoderStream(codec), DecoderStream(codec)
     encoding, decoding = [], []
     for frame in signal[:1].split(codec.hop, dim=-1):
         started = time.perf_counter()

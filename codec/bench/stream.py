@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec import api, system
+from codec import checkpoint, system
 from codec.bench.speed import clip_of
+from codec.models.latent import DecoderStream, EncoderStream
 from codec.ops.threads import threads
-from codec.stream import StreamDecoder, StreamEncoder
 
 SETTLE = 50  # frames that are not measured: the first ones allocate
 BLOCK = 10.0  # seconds, about, after which the same sound is coded at once
@@ -57,9 +57,9 @@ def measure(model: str, clip: str, *, seconds: float = 60.0) -> Link:
         CheckpointError: there is no such model.
         CodecError: the codec looks ahead.
     """
-    codec = api.load(model)
+    codec = checkpoint.load(model)
     with threads(1):
-        encoder, decoder = StreamEncoder(codec), StreamDecoder(codec)
+        encoder, decoder = EncoderStream(codec), DecoderStream(codec)
         size = max(2 * SETTLE, round(BLOCK * codec.frame_rate))
         block = clip_of(codec, clip, size * codec.hop / codec.sample_rate)
         blocks: list[np.ndarray] = []
@@ -90,7 +90,7 @@ def measure(model: str, clip: str, *, seconds: float = 60.0) -> Link:
     )
 
 
-def _frame(encoder: StreamEncoder, decoder: StreamDecoder, frame: Tensor) -> tuple[float, float]:
+def _frame(encoder: EncoderStream, decoder: DecoderStream, frame: Tensor) -> tuple[float, float]:
     began = time.perf_counter()
     codes = encoder.push(frame)
     middle = time.perf_counter()

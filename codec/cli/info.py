@@ -56,9 +56,9 @@ def _describe(what: str) -> dict[str, Any]:
                     raise
                 raise CodecError(f"{what} is neither a token file nor a model nor a sound file") from None
             return {"file": what} | asdict(sound) | {"seconds": sound.seconds}
-    from codec import api
+    from codec import checkpoint
 
-    return _model(str(api.find(what)), api.load(what))
+    return _model(str(checkpoint.find(what)), checkpoint.load(what))
 
 
 def _tokens(path: str) -> dict[str, Any]:
@@ -127,21 +127,13 @@ def _model(path: str, codec: Codec) -> dict[str, Any]:
 
 def _reach(codec: Codec) -> dict[str, float | str]:
     """How far the sound of a moment reaches, in milliseconds, from the layers."""
-    from codec.models.segments import SegmentedCodec
-    from codec.nn.receptive import receptive_field
-
-    encoder, decoder = receptive_field(codec.encoder), receptive_field(codec.decoder)
-    back = encoder.back + decoder.back * codec.hop
-    ahead = codec.delay if codec.causal else encoder.ahead + decoder.ahead * codec.hop
+    field = codec.receptive_field()
     samples: dict[str, float] = {
-        "look_back": back,
-        "look_ahead": ahead,
-        "latency": codec.hop + ahead,
-        "receptive_field": back + codec.hop + ahead,
+        "look_back": field.back,
+        "look_ahead": field.ahead,
+        "latency": codec.hop + field.ahead,
+        "receptive_field": field.back + codec.hop + field.ahead,
     }
-    if isinstance(codec, SegmentedCodec):  # a sound in the fade is of two segments
-        samples = dict.fromkeys(samples, float(codec.length))
-        samples["receptive_field"] += codec.stride
     return {
         key: 1000 * value / codec.sample_rate if math.isfinite(value) else "the whole signal"
         for key, value in samples.items()

@@ -44,10 +44,10 @@ def encode(
         raise typer.BadParameter("choose --codebooks or --kbps, not both")
     _refuse_terminal(sys.stdin.isatty(), "input")
     _refuse_terminal(sys.stdout.isatty(), "output")
-    from codec import api, live
+    from codec import live
 
     codec, clock = _load(model), live.Clock()
-    count = codebooks if kbps is None else api.codebooks_for(codec, kbps)
+    count = codebooks if kbps is None else codec.codebooks_for(kbps)
     try:
         live.encode_live(
             sys.stdin.buffer,
@@ -61,7 +61,7 @@ def encode(
     except BrokenPipeError:
         _hang_up()
     if stats:
-        typer.echo(f"codec: {clock.report(codec, look_ahead=False)}", err=True)
+        typer.echo(f"codec: {clock.report()}", err=True)
 
 
 @app.command()
@@ -81,17 +81,17 @@ def decode(
     except BrokenPipeError:
         _hang_up()
     if stats:
-        typer.echo(f"codec: {clock.report(codec, look_ahead=True)}", err=True)
+        typer.echo(f"codec: {clock.report()}", err=True)
 
 
 def _load(model: str) -> Codec:
     import torch
 
-    from codec import api
+    from codec import checkpoint
 
     # one frame is too little work to share, and waking other threads takes longer than doing it
     torch.set_num_threads(1)
-    return api.load(model)
+    return checkpoint.load(model)
 
 
 def _hang_up() -> None:

@@ -44,14 +44,15 @@ def encode(
     from codec.audio import SUFFIXES
 
     jobs = files.pair(source, target, SUFFIXES, ".tok", force=force)
-    from codec import api
+    from codec.checkpoint import load
+    from codec.files import encode_file
 
-    codec = api.load(model)
-    count = codebooks if kbps is None else api.codebooks_for(codec, kbps)
+    codec = load(model)
+    count = codebooks if kbps is None else codec.codebooks_for(kbps)
 
     def work(job: files.Job, progress: files.Progress) -> str:
         with files.reading(job.source) as sound, files.writing(job.target) as tokens:
-            done = api.encode_file(
+            done = encode_file(
                 sound,
                 tokens,
                 codec,
@@ -89,13 +90,14 @@ def decode(
 ) -> None:
     """Turn tokens back into sound, with the sample rate and the exact length of the source."""
     jobs = files.pair(source, target, (".tok",), ".wav", force=force)
-    from codec import api
+    from codec.checkpoint import load
+    from codec.files import decode_file
 
-    codec = api.load(model)
+    codec = load(model)
 
     def work(job: files.Job, progress: files.Progress) -> str:
         with files.reading(job.source) as tokens, files.writing(job.target) as sound:
-            done = api.decode_file(
+            done = decode_file(
                 tokens, sound, codec, start=start, duration=duration, conceal=conceal, progress=progress
             )
         for first, last in done.gaps:

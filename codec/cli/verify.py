@@ -24,10 +24,10 @@ def verify(
     """Compare codes and sound of a model in chunks, batches, with padding, on threads and devices with the whole."""
     import torch
 
-    from codec import api, audio
+    from codec import audio, checkpoint
     from codec import verify as ways
 
-    codec = api.load(model)
+    codec = checkpoint.load(model)
     if data is None:
         torch.manual_seed(seed)
         size = round(seconds * codec.sample_rate)

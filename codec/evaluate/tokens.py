@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from codec import api, audio
+from codec import audio, files
 from codec.bitstream import Header, TokReader, TokWriter
 from codec.bitstream.pack import Codes, code_bits, packed_size
 from codec.distort import TokenChannel
@@ -91,7 +91,7 @@ class Tokens(System):
 
     def _encode(self, source: bytes, codec: Codec) -> bytes:
         target = io.BytesIO()
-        api.encode_file(io.BytesIO(source), target, codec, num_codebooks=self.num_codebooks)
+        files.encode_file(io.BytesIO(source), target, codec, num_codebooks=self.num_codebooks)
         return target.getvalue()
 
 
@@ -105,7 +105,7 @@ def _levels(codec: Codec) -> list[tuple[int, ...]]:
 
 def _decode(content: bytes, codec: Codec) -> Signal:
     target = io.BytesIO()
-    api.decode_file(io.BytesIO(content), target, codec, format="wav")
+    files.decode_file(io.BytesIO(content), target, codec, format="wav")
     target.seek(0)
     return audio.read(target)[0][0]
 
@@ -129,4 +129,4 @@ def _file(header: Header, codes: Codes) -> bytes:
 
 @cache
 def _load(name: str) -> Codec:
-    return api.load(name)
+    return files.load(name)

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import overload
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from codec.errors import ConfigError
-from codec.nn.receptive import receptive_field
-from codec.nn.start import normalize_convolutions
+from codec.models.latent import EncoderStream, LatentCodec
+from codec.models.parts import Decoder, Encoder
+from codec.nn.functional import without_autocast
 from codec.nn.state import StreamState
-from codec.nn.version import Changing
 from codec.quantizers.base import Quantizer
-
-Span = tuple[int, int]  # first sample or frame, and the first one after
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +26,7 @@ class CodecOutput:
         codes: `(B, K, T)` int64.
         losses: the quantizer's unweighted scalars.
         metrics: detached values to log.
-        first: `(B, D, T)` latents that the first books alone give, for a semantic teacher.
+        first: `(B, D, T)` latents that the first stage alone gives, for semantic distillation.
     """
 
     audio: Tensor
@@ -41,14 +36,16 @@ class CodecOutput:
     first: Tensor
 
 
-class Codec(Changing):
+class Codec(LatentCodec):
     """Audio to codes and back.
 
+    `encode` and `decode` compute without gradients and to the same bits in any batch, chunking and mode of the
+    caller (float32 on the CPU); `forward` is for training.
+
     Args:
-        encoder: `(B, C, N)` to `(B, D, N / hop)`; has `dim`, `hop`, `causal`.
+        encoder: `(B, C, N)` to `(B, D, N / hop)`.
         quantizer: `(B, D, T)` to codes `(B, K, T)` and back.
-        decoder: `(B, D, T)` to `(B, C, T * hop)`; has `dim`, `hop`, `causal`, `delay`. One that has `conditions`, one
-            for each legal number of books, is told of how many books its latents are.
+        decoder: `(B, D, T)` to `(B, C, T * hop)`.
         sample_rate: of the audio, in Hz.
         channels: C, of input and output.
 
@@ -58,99 +55,68 @@ class Codec(Changing):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         quantizer: Quantizer,
-        decoder: nn.Module,
+        decoder: Decoder,
         *,
         sample_rate: int,
         channels: int = 1,
     ) -> None:
-        super().__init__()
-        for name in ("hop", "dim"):
-            ours, theirs = getattr(encoder, name), getattr(decoder, name)
-            if ours != theirs:
-                raise ConfigError(
-                    f"the encoder's {name} is {ours} and the decoder's is {theirs}: they must be equal"
-                )
-        self.conditions = int(getattr(decoder, "conditions", 1))
-        if self.conditions not in (1, len(quantizer.prefixes)):
+        super().__init__(encoder, decoder, sample_rate=sample_rate, channels=channels)
+        if decoder.bitrates not in (1, len(quantizer.prefixes)):
             raise ConfigError(
-                f"the decoder knows {self.conditions} conditions, but the quantizer has {len(quantizer.prefixes)} "
-                "legal numbers of books: they must be equal"
+                f"the decoder tells {decoder.bitrates} bit rates apart, but the quantizer has "
+                f"{len(quantizer.prefixes)} legal numbers of codebooks: they must be equal"
             )
-        self.encoder = encoder
         self.quantizer = quantizer
-        self.decoder = decoder
-        self.sample_rate = sample_rate
-        self.channels = channels
-        self.hop: int = encoder.hop  # type: ignore[assignment]
-        self.causal = bool(encoder.causal and decoder.causal)
-        self.delay: int = decoder.delay  # type: ignore[assignment]
-        self.metadata: dict[
-            str, Any
-        ] = {}  # what the weights file says about itself; `codec.api.load` fills it
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second."""
-        return self.sample_rate / self.hop
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
 
     def bitrate(self, num_codebooks: int | None = None) -> float:
-        """Bits per second of the first `num_codebooks` books (all by default), packed at whole bits per code."""
+        """Bits per second of the first `num_codebooks` codebooks (all by default), packed at whole bits per code."""
         sizes = self.quantizer.codebook_sizes[:num_codebooks]
         return self.frame_rate * sum(math.ceil(math.log2(size)) for size in sizes)
 
-    def num_frames(self, samples: int) -> int:
-        """T of a signal of so many samples."""
-        return -(-samples // self.hop)
+    def legal(self, num_codebooks: int | None) -> int:
+        """The number of codebooks itself, all of them for None.
 
-    def frames_for(self, first: int, after: int | None) -> tuple[int, int | None, int]:
-        """What to decode to hear the samples from `first` to before `after` (None: to the end).
-
-        Returns:
-            The first frame, how many (None: all that follow), and the sample with which their sound begins.
+        Raises:
+            ConfigError: the codec has no such prefix.
         """
-        field = receptive_field(self.decoder)
-        begin = 0 if math.isinf(field.back) else max(0, first // self.hop - int(field.back))
-        frames = None
-        if after is not None and not math.isinf(field.ahead):
-            frames = self.num_frames(after) + int(field.ahead) - begin
-        return begin, frames, begin * self.hop
+        prefixes = self.quantizer.prefixes
+        if num_codebooks is None:
+            return prefixes[-1]
+        if num_codebooks not in prefixes:
+            raise ConfigError(
+                f"this model has no {num_codebooks} codebooks; it has {', '.join(map(str, prefixes))}"
+            )
+        return num_codebooks
 
-    def samples_of(self, first: int, after: int) -> Span:
-        """The samples that are lost with the frames from `first` to before `after`."""
-        return first * self.hop, after * self.hop
+    def codebooks_for(self, kbps: float) -> int:
+        """The largest number of codebooks whose bit rate is at most `kbps` thousand bits per second.
+
+        Raises:
+            ConfigError: even the smallest needs more.
+        """
+        prefixes = self.quantizer.prefixes
+        fitting = [count for count in prefixes if self.bitrate(count) <= kbps * 1000 + 1e-6]
+        if not fitting:
+            lowest = self.bitrate(prefixes[0]) / 1000
+            raise ConfigError(
+                f"the lowest bit rate of this model is {lowest:g} kbps, more than the {kbps:g} asked for"
+            )
+        return fitting[-1]
 
     @torch.no_grad()
-    def start(self, audio: Tensor) -> None:
-        """Before training: set the layers that start from the statistics of some audio `(B, C, N)`.
-
-        Convolutional encoders then give latents of mean 0 and variance 1 in every channel, so that the first steps do
-        not carry them away from the codebooks.
-        """
-        start = getattr(self.encoder, "start", None)
-        if start is not None:
-            start(self.decoder, audio)
-        else:
-            normalize_convolutions(self.encoder, self.fill_frame(audio[:16]))
-
-    @torch.no_grad()
-    def start_books(self, audio: Tensor) -> None:
+    def initialise_codebooks(self, audio: Tensor) -> None:
         """Before the first quantized step of training: set the codebooks that start from data.
 
-        Books that start from one small batch hold nearly one vector a code, and leave nothing to the next books.
+        Codebooks that start from one small batch hold nearly one vector a code, and leave nothing to the next.
 
         Args:
-            audio: `(B, C, N)` with some ten frames for each code of a book.
+            audio: `(B, C, N)` with some ten frames for each code of a codebook.
         """
         codebooks = list(self.quantizer.codebooks())
         if any(codebook.init_from_data for codebook in codebooks):
-            self.quantizer(torch.cat([self.encoder(self.fill_frame(part)) for part in audio.split(16)]))
+            self.quantizer(torch.cat([self.encode_latent(part) for part in audio.split(16)]))
         for codebook in codebooks:
             codebook.restart_counts()
 
@@ -161,7 +127,7 @@ class Codec(Changing):
 
         Without `quantize` the latents pass as they are, and there are no codes: K is 0.
         """
-        z = self.encoder(self.fill_frame(audio))
+        z = self.encode_latent(audio)
         if not quantize:
             codes = torch.empty(z.shape[0], 0, z.shape[2], dtype=torch.int64, device=z.device)
             return CodecOutput(self.decode_latent(z)[..., : audio.shape[-1]], codes, {}, {}, z)
@@ -172,74 +138,145 @@ class Codec(Changing):
             restored, quantized.codes, quantized.losses, quantized.metrics, quantized.first_stage
         )
 
+    @overload
     def encode(
         self,
         audio: Tensor,
+        lengths: None = None,
         *,
         num_codebooks: int | None = None,
         beam: int = 1,
         refine: int = 0,
-        state: StreamState | None = None,
-    ) -> Tensor:
+    ) -> Tensor: ...
+
+    @overload
+    def encode(
+        self,
+        audio: Tensor,
+        lengths: Tensor,
+        *,
+        num_codebooks: int | None = None,
+        beam: int = 1,
+        refine: int = 0,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @torch.no_grad()
+    def encode(
+        self,
+        audio: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        num_codebooks: int | None = None,
+        beam: int = 1,
+        refine: int = 0,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Codes `(B, K, ceil(N / hop))` of `audio` `(B, C, N)`.
 
         Args:
             audio: samples in [-1, 1]; the end is padded with silence to a whole frame.
-            num_codebooks: use only the first books (one of `quantizer.prefixes`).
+            lengths: `(B,)` samples of each row, what follows them is padding: each row's codes are then those that it
+                has alone.
+            num_codebooks: use only the first codebooks (one of `quantizer.prefixes`).
             beam: candidates kept by the search (1 is greedy).
             refine: sweeps of coordinate descent after the search.
-            state: memory of a stream; the samples then continue what came before.
+
+        Returns:
+            The codes; with `lengths` also the number of frames `(B,)` of each row, behind which its codes are 0.
 
         Raises:
-            ValueError: wrong shape.
+            CodecError: samples that are no floating point numbers; weights that are not in float32.
+            ValueError: wrong shape, or lengths that the audio does not have.
         """
-        self._check(audio)
-        padded = self.fill_frame(audio)
-        z = self.encoder(padded) if state is None else self.encoder(padded, state)
-        return self.quantizer.encode(z, num_codebooks=num_codebooks, beam=beam, refine=refine)
+        audio = self.check(audio)
+        search = {"num_codebooks": num_codebooks, "beam": beam, "refine": refine}
+        with without_autocast(audio.device):
+            if lengths is None:
+                return self.encode_whole(audio, **search)
+            return self._encode_padded(audio, lengths, search)
 
-    def decode(
-        self, codes: Tensor, *, num_samples: int | None = None, state: StreamState | None = None
-    ) -> Tensor:
+    @torch.no_grad()
+    def decode(self, codes: Tensor, *, num_samples: int | None = None) -> Tensor:
         """Audio `(B, C, T * hop)` of `codes` `(B, K, T)`.
 
         Args:
-            codes: any legal prefix of the books.
+            codes: any legal prefix of the codebooks.
             num_samples: cut the result to this many samples (at most `T * hop`).
-            state: memory of a stream; the result then lags by `delay` samples, which `StreamDecoder.flush` gives out.
         """
-        z, books = self.quantizer.decode(codes), codes.shape[1]
-        audio = self.decode_latent(z, books) if state is None else self.decoder_for(books)(z, state)
-        return audio if num_samples is None else audio[..., :num_samples]
+        self.require_float32()
+        with without_autocast(codes.device):
+            return self.decode_whole(codes)[..., :num_samples]
 
-    def decode_latent(self, z: Tensor, books: int | Tensor | None = None) -> Tensor:
-        """Audio `(B, C, T * hop)` of latents `(B, D, T)` of so many books, the decoder's lag taken away."""
-        decoder = self.decoder_for(books)
-        if self.delay == 0:
-            return decoder(z)
-        extra = -(-self.delay // self.hop)
-        audio = decoder(F.pad(z, (0, extra)))
-        return audio[..., self.delay : self.delay + z.shape[-1] * self.hop]
-
-    def decoder_for(self, books: int | Tensor | None) -> Callable[..., Tensor]:
-        """The decoder, `(z, state=None)`, told of how many books the latents are.
+    def decode_latent(self, z: Tensor, num_codebooks: int | Tensor | None = None) -> Tensor:
+        """Audio `(B, C, T * hop)` of latents `(B, D, T)`, the decoder's lag taken away; with gradients.
 
         Args:
-            books: legal numbers, one for all rows or `(B,)`; None means all books.
+            z: latents.
+            num_codebooks: of how many codebooks they are, for a decoder that tells bit rates apart: a legal number,
+                one for all rows or `(B,)`; None means all.
         """
-        if self.conditions == 1 or books is None:
-            return self.decoder
+        return self._synthesize(z, self._bitrate_number(num_codebooks))
+
+    def encoder_stream(
+        self, batch_size: int = 1, *, num_codebooks: int | None = None, beam: int = 1, refine: int = 0
+    ) -> EncoderStream:
+        """A batch of streams that turn audio into codes as it arrives: the codes of the whole.
+
+        Args:
+            batch_size: parallel streams B.
+            num_codebooks: use only the first codebooks.
+            beam: candidates kept by the search (1 is greedy).
+            refine: sweeps of coordinate descent after the search.
+
+        Raises:
+            ConfigError: the codec has no such number of codebooks.
+        """
+        number = self.legal(num_codebooks)
+        return EncoderStream(self, batch_size, num_codebooks=number, beam=beam, refine=refine)
+
+    def encode_block(self, audio: Tensor, state: StreamState, **search: int | None) -> Tensor:
+        """Codes `(B, K, t)` of the next samples of a stream."""
+        return self.quantizer.encode(super().encode_block(audio, state), **search)  # type: ignore[arg-type]
+
+    def decode_block(self, codes: Tensor, state: StreamState) -> Tensor:
+        """Audio `(B, C, n)` of the next codes `(B, K, t)` of a stream, lagging by `delay` samples."""
+        number = self._bitrate_number(codes.shape[1])
+        if number is not None:
+            state.put(self, number.expand(len(codes)), "bitrate")
+        return super().decode_block(self.quantizer.decode(codes), state)
+
+    def encode_whole(self, audio: Tensor, **search: int | None) -> Tensor:
+        """Codes `(B, K, T)` of a whole signal at once."""
+        if not audio.numel():
+            frames = self.num_frames(audio.shape[-1])
+            return audio.new_zeros(len(audio), self.legal(search["num_codebooks"]), frames, dtype=torch.int64)
+        return self.quantizer.encode(self.encode_latent(audio), **search)  # type: ignore[arg-type]
+
+    def decode_whole(self, codes: Tensor) -> Tensor:
+        """Audio `(B, C, n)` of all codes `(B, K, T)` at once."""
+        return self.decode_latent(self.quantizer.decode(codes), codes.shape[1])
+
+    def _encode_padded(
+        self, audio: Tensor, lengths: Tensor, search: dict[str, int | None]
+    ) -> tuple[Tensor, Tensor]:
+        if lengths.shape != audio.shape[:1] or bool(((lengths < 0) | (lengths > audio.shape[-1])).any()):
+            raise ValueError(f"lengths are {lengths.tolist()} for audio of shape {tuple(audio.shape)}")
+        frames = torch.tensor([self.num_frames(length) for length in lengths.tolist()], device=audio.device)
+        longest = int(frames.max()) if len(frames) else 0
+        if self.causal and not self.encoder.any_length:
+            # silence stands behind each row, as behind the row alone, and nothing else is heard of the padding
+            inside = torch.arange(audio.shape[-1], device=audio.device) < lengths.to(audio.device)[:, None]
+            codes = self.encode_whole(audio * inside[:, None], **search)[..., :longest]
+            return codes * (torch.arange(longest, device=audio.device) < frames[:, None])[:, None], frames
+        # the layers of the others meet the end of a row with padding of their own: rows of one length go together
+        codes = audio.new_zeros(len(audio), self.legal(search["num_codebooks"]), longest, dtype=torch.int64)
+        for length in set(lengths.tolist()) - {0}:
+            rows = (lengths == length).nonzero().flatten()
+            codes[rows, :, : self.num_frames(length)] = self.encode_whole(audio[rows, :, :length], **search)
+        return codes, frames
+
+    def _bitrate_number(self, num_codebooks: int | Tensor | None) -> Tensor | None:
+        """`(1,)` or `(B,)`, which of the decoder's bit rates so many codebooks are; None where it tells none apart."""
+        if self.decoder.bitrates == 1 or num_codebooks is None:
+            return None
         prefixes = torch.tensor(self.quantizer.prefixes, device=self.device)
-        condition = torch.searchsorted(prefixes, torch.as_tensor(books, device=self.device).view(-1))
-        return partial(self.decoder, condition=condition)
-
-    def fill_frame(self, audio: Tensor) -> Tensor:
-        """`audio` `(B, C, N)` with its last frame filled up with silence, unless the encoder fills it itself."""
-        if getattr(self.encoder, "any_length", False):
-            return audio
-        missing = -audio.shape[-1] % self.hop
-        return F.pad(audio, (0, missing)) if missing else audio
-
-    def _check(self, audio: Tensor) -> None:
-        if audio.dim() != 3 or audio.shape[1] != self.channels:
-            raise ValueError(f"audio has shape {tuple(audio.shape)}, expected (B, {self.channels}, N)")
+        return torch.searchsorted(prefixes, torch.as_tensor(num_codebooks, device=self.device).view(-1))

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from codec.errors import ConfigError
-from codec.nn.activations import Snake, SnakeBeta
+from codec.models.parts import Decoder, Encoder
+from codec.nn.activations import Snake, SnakeBeta, Tanh
 from codec.nn.blocks import Residual, conv1d, conv_transpose1d
-from codec.nn.conv import StreamSequential, weight_norm
-from codec.nn.receptive import Span, needs
+from codec.nn.conv import weight_norm
+from codec.nn.layer import Layer, StreamSequential
 from codec.nn.resample import AliasFree, Resample
-from codec.nn.state import StreamState
 
 
-class DACEncoder(nn.Module):
+class DACEncoder(Encoder):
     """Waveform to latent: dilated residual units with Snake, and strided convolutions that double the channels.
 
     Args:
@@ -56,8 +56,9 @@ class DACEncoder(nn.Module):
         self.dim = dim
         self.hop = math.prod(rates) * down // up
         self.causal = causal
+        self.channels = channels
         snake = _alias_free if alias_free else Snake
-        layers: list[nn.Module] = [Resample(up, down, channels=channels)] if resample else []
+        layers: list[Layer] = [Resample(up, down, channels=channels)] if resample else []
         layers.append(conv1d(channels, width, 7, causal=causal))
         for rate in reversed(rates):
             layers += [_unit(width, dilation, causal, snake) for dilation in dilations]
@@ -66,16 +67,8 @@ class DACEncoder(nn.Module):
         layers += [snake(width), conv1d(width, dim, 3, causal=causal)]
         self.body = _finish(layers)
 
-    def forward(self, audio: Tensor, state: StreamState | None = None) -> Tensor:
-        """`(B, C, N)`, N a multiple of the hop, to `(B, D, N / hop)`."""
-        return self.body(audio, state)
 
-    def needs(self, first: float, last: float) -> Span:
-        """The samples that frames `first` to `last` depend on."""
-        return needs(self.body, (first, last))
-
-
-class DACDecoder(nn.Module):
+class DACDecoder(Decoder):
     """Latent to waveform: transposed convolutions that halve the channels, each followed by residual units.
 
     Args:
@@ -86,8 +79,6 @@ class DACDecoder(nn.Module):
         channels: audio channels.
         causal: look back only.
     """
-
-    delay = 0
 
     def __init__(
         self,
@@ -103,7 +94,8 @@ class DACDecoder(nn.Module):
         self.dim = dim
         self.hop = math.prod(rates)
         self.causal = causal
-        layers: list[nn.Module] = [conv1d(dim, width, 7, causal=causal)]
+        self.channels = channels
+        layers: list[Layer] = [conv1d(dim, width, 7, causal=causal)]
         for rate in rates:
             layers += [
                 Snake(width),
@@ -111,19 +103,11 @@ class DACDecoder(nn.Module):
             ]
             width //= 2
             layers += [_unit(width, dilation, causal) for dilation in dilations]
-        layers += [Snake(width), conv1d(width, channels, 7, causal=causal), nn.Tanh()]
+        layers += [Snake(width), conv1d(width, channels, 7, causal=causal), Tanh()]
         self.body = _finish(layers)
 
-    def forward(self, z: Tensor, state: StreamState | None = None) -> Tensor:
-        """`(B, D, T)` to `(B, C, T * hop)`, within [-1, 1]."""
-        return self.body(z, state)
 
-    def needs(self, first: float, last: float) -> Span:
-        """The frames that samples `first` to `last` depend on."""
-        return needs(self.body, (first, last))
-
-
-def _unit(width: int, dilation: int, causal: bool, snake: Callable[[int], nn.Module] = Snake) -> Residual:
+def _unit(width: int, dilation: int, causal: bool, snake: Callable[[int], Layer] = Snake) -> Residual:
     return Residual(
         [
             snake(width),
@@ -134,11 +118,11 @@ def _unit(width: int, dilation: int, causal: bool, snake: Callable[[int], nn.Mod
     )
 
 
-def _alias_free(width: int) -> nn.Module:
+def _alias_free(width: int) -> AliasFree:
     return AliasFree(SnakeBeta(width))
 
 
-def _finish(layers: list[nn.Module]) -> StreamSequential:
+def _finish(layers: list[Layer]) -> StreamSequential:
     body = StreamSequential(*layers)
     for layer in body.modules():
         if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d) and layer.bias is not None:

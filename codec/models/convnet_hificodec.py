@@ -11,16 +11,18 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from codec.errors import ConfigError
+from codec.models.parts import Decoder, Encoder
+from codec.nn.activations import LeakyReLU, Tanh
 from codec.nn.blocks import FrameGroupNorm, MultiReceptiveField, Residual, conv1d, conv_transpose1d
-from codec.nn.conv import StreamSequential, weight_norm
-from codec.nn.receptive import Span, needs
+from codec.nn.conv import weight_norm
+from codec.nn.layer import Layer, Span, StreamSequential
 from codec.nn.signal import TimeGroupNorm
 from codec.nn.state import StreamState
 
 SLOPE = 0.1
 
 
-class HiFiCodecEncoder(nn.Module):
+class HiFiCodecEncoder(Encoder):
     """Waveform to latent: strided convolutions, each followed by parallel residual branches.
 
     As published it looks both ways and its group norms take their statistics over the whole signal, so every
@@ -54,10 +56,11 @@ class HiFiCodecEncoder(nn.Module):
         self.dim = dim
         self.hop = math.prod(rates)
         self.causal = causal
-        layers: list[nn.Module] = [conv1d(channels, width, 7, causal=causal)]
+        self.channels = channels
+        layers: list[Layer] = [conv1d(channels, width, 7, causal=causal)]
         for rate, kernel in zip(reversed(rates), reversed(kernels), strict=True):
             layers += [
-                nn.LeakyReLU(SLOPE),
+                LeakyReLU(SLOPE),
                 conv1d(width, width * 2, kernel, stride=rate, causal=causal),
             ]
             width *= 2
@@ -72,18 +75,18 @@ class HiFiCodecEncoder(nn.Module):
         # upstream's slope here is the framework's default, and this convolution has no weight norm
         last = conv1d(width, dim, 3, causal=causal)
         nn.init.normal_(last.weight, std=0.01)
-        self.head = StreamSequential(nn.LeakyReLU(0.01), last)
+        self.head = StreamSequential(LeakyReLU(0.01), last)
 
     def forward(self, audio: Tensor, state: StreamState | None = None) -> Tensor:
         """`(B, C, N)`, N a multiple of the hop, to `(B, D, N / hop)`."""
         return self.head(self.body(audio, state), state)
 
-    def needs(self, first: float, last: float) -> Span:
+    def span(self, first: float, last: float) -> Span:
         """The samples that frames `first` to `last` depend on."""
-        return needs(self.body, needs(self.head, (first, last)))
+        return self.body.span(*self.head.span(first, last))
 
 
-class HiFiCodecDecoder(nn.Module):
+class HiFiCodecDecoder(Decoder):
     """Latent to waveform: transposed convolutions, each followed by parallel residual branches (HiFi-GAN V1).
 
     Args:
@@ -96,8 +99,6 @@ class HiFiCodecDecoder(nn.Module):
         channels: audio channels.
         causal: look back only.
     """
-
-    delay = 0
 
     def __init__(
         self,
@@ -116,26 +117,19 @@ class HiFiCodecDecoder(nn.Module):
         self.dim = dim
         self.hop = math.prod(rates)
         self.causal = causal
-        layers: list[nn.Module] = [conv1d(dim, width, 7, causal=causal)]
+        self.channels = channels
+        layers: list[Layer] = [conv1d(dim, width, 7, causal=causal)]
         for rate, kernel in zip(rates, kernels, strict=True):
             layers += [
-                nn.LeakyReLU(SLOPE),
+                LeakyReLU(SLOPE),
                 conv_transpose1d(width, width // 2, kernel, stride=rate, causal=causal),
             ]
             width //= 2
             layers.append(
                 MultiReceptiveField(_branch(width, taps, dilations, causal) for taps in branch_kernels)
             )
-        layers += [nn.LeakyReLU(SLOPE), conv1d(width, channels, 7, causal=causal), nn.Tanh()]
+        layers += [LeakyReLU(SLOPE), conv1d(width, channels, 7, causal=causal), Tanh()]
         self.body = weight_norm(StreamSequential(*layers))
-
-    def forward(self, z: Tensor, state: StreamState | None = None) -> Tensor:
-        """`(B, D, T)` to `(B, C, T * hop)`, within [-1, 1]."""
-        return self.body(z, state)
-
-    def needs(self, first: float, last: float) -> Span:
-        """The frames that samples `first` to `last` depend on."""
-        return needs(self.body, (first, last))
 
 
 def _branch(width: int, taps: int, dilations: Sequence[int], causal: bool) -> StreamSequential:
@@ -143,9 +137,9 @@ def _branch(width: int, taps: int, dilations: Sequence[int], causal: bool) -> St
         *(
             Residual(
                 [
-                    nn.LeakyReLU(SLOPE),
+                    LeakyReLU(SLOPE),
                     conv1d(width, width, taps, dilation=dilation, causal=causal),
-                    nn.LeakyReLU(SLOPE),
+                    LeakyReLU(SLOPE),
                     conv1d(width, width, taps, causal=causal),
                 ]
             )
@@ -154,7 +148,7 @@ def _branch(width: int, taps: int, dilations: Sequence[int], causal: bool) -> St
     )
 
 
-def _norms(width: int, count: int, causal: bool) -> Iterator[nn.Module]:
+def _norms(width: int, count: int, causal: bool) -> Iterator[Layer]:
     kind = FrameGroupNorm if causal else TimeGroupNorm
     return (kind(max(1, width // 16), width, eps=1e-6) for _ in range(count))
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from codec.models.convnet_seanet import SEANetDecoder, SEANetEncoder
+from codec.models.parts import Decoder, Encoder
 from codec.nn.conv import CausalConv1d, CausalConvTranspose1d
-from codec.nn.receptive import Span, needs
+from codec.nn.layer import Span
 from codec.nn.state import StreamState
 from codec.nn.transformer import Transformer
 
 
-class MimiEncoder(nn.Module):
+class MimiEncoder(Encoder):
     """Waveform to latent, causal: SEANet to 25 frames a second, a transformer, and a stride to 12.5.
 
     Args:
@@ -49,20 +50,18 @@ class MimiEncoder(nn.Module):
         self.merge = CausalConv1d(dim, dim, 2 * stride, stride=stride, bias=False)
         self.dim = dim
         self.hop = self.seanet.hop * stride
+        self.channels = channels
 
     def forward(self, audio: Tensor, state: StreamState | None = None) -> Tensor:
         """`(B, C, N)`, N a multiple of the hop, to `(B, D, N / hop)`."""
         return self.merge(self.transformer(self.seanet(audio, state), state), state)
 
-    def needs(self, first: float, last: float) -> Span:
+    def span(self, first: float, last: float) -> Span:
         """The samples that frames `first` to `last` depend on."""
-        span: Span = (first, last)
-        for part in (self.merge, self.transformer, self.seanet):
-            span = needs(part, span)
-        return span
+        return self.seanet.span(*self.transformer.span(*self.merge.span(first, last)))
 
 
-class MimiDecoder(nn.Module):
+class MimiDecoder(Decoder):
     """Latent to waveform, causal: the encoder's mirror.
 
     Args:
@@ -77,7 +76,6 @@ class MimiDecoder(nn.Module):
     """
 
     causal = True
-    delay = 0
 
     def __init__(
         self,
@@ -99,14 +97,12 @@ class MimiDecoder(nn.Module):
         )
         self.dim = dim
         self.hop = self.seanet.hop * stride
+        self.channels = channels
 
-    def forward(self, z: Tensor, state: StreamState | None = None) -> Tensor:
+    def forward(self, z: Tensor, state: StreamState | None = None, bitrate: Tensor | None = None) -> Tensor:
         """`(B, D, T)` to `(B, C, T * hop)`."""
         return self.seanet(self.transformer(self.split(z, state), state), state)
 
-    def needs(self, first: float, last: float) -> Span:
+    def span(self, first: float, last: float) -> Span:
         """The frames that samples `first` to `last` depend on."""
-        span: Span = (first, last)
-        for part in (self.seanet, self.transformer, self.split):
-            span = needs(part, span)
-        return span
+        return self.split.span(*self.transformer.span(*self.seanet.span(first, last)))

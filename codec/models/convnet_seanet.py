@@ -8,19 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from torch import Tensor, nn
-
 from codec.errors import ConfigError
+from codec.models.parts import Decoder, Encoder
 from codec.nn.activations import ELU
 from codec.nn.blocks import Residual, conv1d, conv_transpose1d
-from codec.nn.conv import StreamSequential, weight_norm
+from codec.nn.conv import weight_norm
+from codec.nn.layer import Layer, StreamSequential
 from codec.nn.lstm import LSTM
-from codec.nn.receptive import Span, needs
 from codec.nn.signal import TimeGroupNorm
-from codec.nn.state import StreamState
 
 
-class SEANetEncoder(nn.Module):
+class SEANetEncoder(Encoder):
     """Waveform to latent: residual units and strided convolutions that double the channels, then an LSTM.
 
     Args:
@@ -64,8 +62,9 @@ class SEANetEncoder(nn.Module):
         self.dim = dim
         self.hop = math.prod(ratios)
         self.causal = causal
+        self.channels = channels
         self.any_length = pad == "mirror"
-        layers: list[nn.Module] = [make.conv(channels, width, 7)]
+        layers: list[Layer] = [make.conv(channels, width, 7)]
         for ratio in reversed(ratios):
             layers += [make.unit(width, index) for index in range(residual_layers)]
             layers += [ELU(), make.conv(width, width * 2, ratio * 2, stride=ratio)]
@@ -75,19 +74,8 @@ class SEANetEncoder(nn.Module):
         layers += [ELU(), make.conv(width, dim, last_kernel)]
         self.body = make.finish(layers)
 
-    def forward(self, audio: Tensor, state: StreamState | None = None) -> Tensor:
-        """`(B, C, N)`, N a multiple of the hop, to `(B, D, N / hop)`.
 
-        With mirrored ends any N is taken, to `(B, D, ceil(N / hop))`.
-        """
-        return self.body(audio, state)
-
-    def needs(self, first: float, last: float) -> Span:
-        """The samples that frames `first` to `last` depend on."""
-        return needs(self.body, (first, last))
-
-
-class SEANetDecoder(nn.Module):
+class SEANetDecoder(Decoder):
     """Latent to waveform: the encoder's mirror.
 
     Args:
@@ -106,8 +94,6 @@ class SEANetDecoder(nn.Module):
         channels: audio channels.
         causal: look back only.
     """
-
-    delay = 0
 
     def __init__(
         self,
@@ -132,8 +118,9 @@ class SEANetDecoder(nn.Module):
         self.dim = dim
         self.hop = math.prod(ratios)
         self.causal = causal
+        self.channels = channels
         width *= 2 ** len(ratios)
-        layers: list[nn.Module] = [make.conv(dim, width, 7)]
+        layers: list[Layer] = [make.conv(dim, width, 7)]
         if lstm:
             layers.append(LSTM(width, lstm))
         for ratio in ratios:
@@ -142,14 +129,6 @@ class SEANetDecoder(nn.Module):
             layers += [make.unit(width, index) for index in range(residual_layers)]
         layers += [ELU(), make.conv(width, channels, last_kernel)]
         self.body = make.finish(layers)
-
-    def forward(self, z: Tensor, state: StreamState | None = None) -> Tensor:
-        """`(B, D, T)` to `(B, C, T * hop)`."""
-        return self.body(z, state)
-
-    def needs(self, first: float, last: float) -> Span:
-        """The frames that samples `first` to `last` depend on."""
-        return needs(self.body, (first, last))
 
 
 class _Maker:
@@ -179,9 +158,7 @@ class _Maker:
             true_skip,
         )
 
-    def conv(
-        self, inside: int, outside: int, kernel: int, *, stride: int = 1, dilation: int = 1
-    ) -> nn.Module:
+    def conv(self, inside: int, outside: int, kernel: int, *, stride: int = 1, dilation: int = 1) -> Layer:
         conv = conv1d(
             inside,
             outside,
@@ -193,11 +170,11 @@ class _Maker:
         )
         return StreamSequential(conv, TimeGroupNorm(1, outside)) if self.norm == "time" else conv
 
-    def conv_transpose(self, inside: int, outside: int, kernel: int, *, stride: int) -> nn.Module:
+    def conv_transpose(self, inside: int, outside: int, kernel: int, *, stride: int) -> Layer:
         norm = TimeGroupNorm(1, outside) if self.norm == "time" else None
         return conv_transpose1d(inside, outside, kernel, stride=stride, causal=self.causal, norm=norm)
 
-    def unit(self, width: int, index: int) -> nn.Module:
+    def unit(self, width: int, index: int) -> Layer:
         inside = width // self.compress
         body = [
             ELU(),
@@ -207,7 +184,7 @@ class _Maker:
         ]
         return Residual(body, None if self.true_skip else self.conv(width, width, 1))
 
-    def finish(self, layers: list[nn.Module]) -> StreamSequential:
+    def finish(self, layers: list[Layer]) -> StreamSequential:
         body = StreamSequential(*layers)
         if self.norm == "weight":
             weight_norm(body)

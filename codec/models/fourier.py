@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.errors import ConfigError
+from codec.models.parts import Decoder, Encoder
 from codec.nn.activations import gelu_tanh
-from codec.nn.conv import StreamSequential
 from codec.nn.functional import without_autocast
+from codec.nn.layer import Layer, Span, StreamSequential
 from codec.nn.linear import Linear, linear
 from codec.nn.state import StreamState
 
 FRAMES_AT_A_TIME = 1024  # whose windows are in memory together
 
 
-class CausalConvNeXtBlock(nn.Module):
+class CausalConvNeXtBlock(Layer):
     """Depthwise convolution over the past, then a two-layer perceptron per frame, added to the input.
 
     Args:
@@ -54,8 +55,12 @@ class CausalConvNeXtBlock(nn.Module):
         y = gelu_tanh(linear(y, expand.weight, expand.bias))
         return torch.addcmul(x, self.gain, linear(y, contract.weight, contract.bias))
 
+    def span(self, first: float, last: float) -> Span:
+        """The frame and its history."""
+        return first - self.history, last
 
-class FourierEncoder(nn.Module):
+
+class FourierEncoder(Encoder):
     """Waveform to latent: compressed short-time spectrum, a linear map of it, and what ConvNeXt stages add to that.
 
     Args:
@@ -84,6 +89,7 @@ class FourierEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.dim = dim
+        self.channels = channels
         self.frame = frame
         self.window = window
         self.compression = compression
@@ -115,14 +121,15 @@ class FourierEncoder(nn.Module):
             x = blocks(x, state)
         return (z + self.project(self.norm(x))).transpose(1, 2)
 
-    def needs(self, first: float, last: float) -> tuple[float, float]:
-        """First and last sample that the latents `first` to `last` depend on."""
+    def span(self, first: float, last: float) -> Span:
+        """The samples that frames `first` to `last` depend on."""
         for stride, blocks in zip(reversed(self.strides), reversed(self.stages), strict=True):
-            first, last = (first - _history(blocks)) * stride, (last + 1) * stride - 1
+            first, last = blocks.span(first, last)  # type: ignore[operator]
+            first, last = first * stride, (last + 1) * stride - 1
         return first * self.frame - (self.window - self.frame), (last + 1) * self.frame - 1
 
     @torch.no_grad()
-    def start(self, decoder: FourierDecoder, audio: Tensor) -> None:
+    def initialise(self, audio: Tensor, decoder: Decoder) -> None:
         """Set both linear maps to the Karhunen-Loeve transform of the compressed spectra of `audio` `(B, C, N)`.
 
         The pair is then a classical transform codec, from which training goes on: the codebooks have something to
@@ -136,8 +143,9 @@ class FourierEncoder(nn.Module):
         gain = (x @ basis).square().mean().rsqrt()
         self.linear.weight.copy_(gain * basis.t())
         self.linear.bias.copy_(-gain * (mean @ basis))
-        decoder.linear.weight.copy_(basis / gain)
-        decoder.linear.bias.copy_(mean)
+        if isinstance(decoder, FourierDecoder):
+            decoder.linear.weight.copy_(basis / gain)
+            decoder.linear.bias.copy_(mean)
 
     def spectrum(self, audio: Tensor, state: StreamState | None = None) -> Tensor:
         """Compressed spectra `(B, N / frame, C * 2 * bins)`, real parts before imaginary ones, of `(B, C, N)`."""
@@ -154,7 +162,7 @@ class FourierEncoder(nn.Module):
         return spectrum.transpose(1, 2).reshape(batch, spectrum.shape[2], -1)
 
 
-class FourierDecoder(nn.Module):
+class FourierDecoder(Decoder):
     """Latent to waveform: a linear map to compressed spectra, corrected by ConvNeXt stages, and inverse transforms.
 
     A frame's window reaches `window - frame` samples past the frame, so the output lags the input by `delay` samples:
@@ -218,7 +226,7 @@ class FourierDecoder(nn.Module):
         nn.init.zeros_(self.head.weight)  # training starts from the linear map
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, z: Tensor, state: StreamState | None = None) -> Tensor:
+    def forward(self, z: Tensor, state: StreamState | None = None, bitrate: Tensor | None = None) -> Tensor:
         """`(B, D, T)` to `(B, C, T * hop)`, lagging by `delay` samples."""
         if z.shape[-1] == 0:
             return z.new_zeros(z.shape[0], self.channels, 0)
@@ -238,11 +246,11 @@ class FourierDecoder(nn.Module):
             frames = linear(spectrum, self.synthesis)  # (B, T, C, window)
             return self._overlap(frames.transpose(1, 2), state)
 
-    def needs(self, first: float, last: float) -> tuple[float, float]:
-        """First and last latent that the samples `first` to `last` of the lagging output depend on."""
+    def span(self, first: float, last: float) -> Span:
+        """The frames that samples `first` to `last` of the lagging output depend on."""
         first, last = first // self.frame - (self.window // self.frame - 1), last // self.frame
         for stride, blocks in zip(reversed(self.strides), reversed(self.stages), strict=True):
-            first, last = first // stride - _history(blocks), last // stride
+            first, last = blocks.span(first // stride, last // stride)  # type: ignore[operator]
         return first, last
 
     def _overlap(self, frames: Tensor, state: StreamState | None) -> Tensor:
@@ -270,11 +278,6 @@ def _blocks(stage: dict[str, int], kernel_size: int, scale: float) -> StreamSequ
     return StreamSequential(*blocks)
 
 
-def _history(blocks: nn.Module) -> int:
-    """Frames that a stage looks back."""
-    return sum(block.history for block in blocks.children())  # type: ignore[misc]
-
-
 def _group(x: Tensor, count: int) -> Tensor:
     """Put `count` frames side by side: `(B, T, C)` to `(B, T / count, count * C)`."""
     return x.reshape(x.shape[0], x.shape[1] // count, count * x.shape[2])
@@ -294,12 +297,12 @@ def _scale(spectrum: Tensor, exponent: float) -> Tensor:
     return torch.cat([real * gain, imag * gain], dim=-1)
 
 
-def _with_past(key: object, x: Tensor, length: int, state: StreamState | None) -> Tensor:
+def _with_past(layer: nn.Module, x: Tensor, length: int, state: StreamState | None) -> Tensor:
     """Put the `length` frames before `x` `(B, T, C)` in front of it and remember its own last ones."""
     if state is None:
         return F.pad(x, (0, 0, length, 0))
-    x = torch.cat([state.get(key, (length, x.shape[2]), x.dtype), x], dim=1)
-    state.put(key, x[:, x.shape[1] - length :])
+    x = torch.cat([state.get(layer, (length, x.shape[2]), x.dtype), x], dim=1)
+    state.put(layer, x[:, x.shape[1] - length :])
     return x
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from codec.errors import CodecError, ConfigError
-from codec.models.codec import Codec, Span
+from codec.errors import ConfigError
+from codec.models.codec import Codec
+from codec.models.latent import Span
+from codec.models.parts import Decoder, Encoder
+from codec.nn.layer import ReceptiveField
 from codec.nn.state import StreamState
 from codec.quantizers.base import Quantizer
 
@@ -23,8 +24,8 @@ class SegmentedCodec(Codec):
 
     Every segment is divided by its level, which the decoder must know (Défossez et al., arXiv 2210.13438). It is the
     first frame of the segment's codes, so that the codes alone are the sound: a number on a scale of decibels, written
-    in the books of the smallest prefix, its coarse digit first. Every frame is a legal level, and none is a shout. So
-    there are somewhat more frames than `N / hop`: with EnCodec's settings 151 for 0.99 s, in place of 148.5.
+    in the codebooks of the smallest prefix, its coarse digit first. Every frame is a legal level. So there are somewhat
+    more frames than `N / hop`: with EnCodec's settings 151 for 0.99 s, in place of 148.5.
 
     Args:
         encoder: see `Codec`.
@@ -42,9 +43,9 @@ class SegmentedCodec(Codec):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         quantizer: Quantizer,
-        decoder: nn.Module,
+        decoder: Decoder,
         *,
         sample_rate: int,
         channels: int = 1,
@@ -90,125 +91,131 @@ class SegmentedCodec(Codec):
         loses_level = first <= last * self._frames
         return sample(first), last * self.stride + self.length if loses_level else sample(after)
 
-    @torch.no_grad()
-    def encode(
-        self,
-        audio: Tensor,
-        *,
-        num_codebooks: int | None = None,
-        beam: int = 1,
-        refine: int = 0,
-        state: StreamState | None = None,
-    ) -> Tensor:
-        """Codes `(B, K, T)` of `audio` `(B, C, N)`: those of every segment after its level.
+    @property
+    def normalises(self) -> bool:
+        """Norms are over one segment, so no frame depends on the whole signal."""
+        return False
 
-        Raises:
-            CodecError: a stream is asked for.
-        """
-        self._check(audio)
-        _refuse(state)
-        parts = list(self.encode_segments([audio], num_codebooks=num_codebooks, beam=beam, refine=refine))
-        books = self.quantizer.prefixes[-1] if num_codebooks is None else num_codebooks
-        return torch.cat(parts, dim=-1) if parts else audio.new_zeros(len(audio), books, 0, dtype=torch.int64)
+    @property
+    def encoder_lag(self) -> float:
+        """See `LatentCodec`; a segment is coded as a whole."""
+        return self.length - self.hop
 
-    @torch.no_grad()
-    def decode(
-        self, codes: Tensor, *, num_samples: int | None = None, state: StreamState | None = None
-    ) -> Tensor:
-        """Audio `(B, C, n)` of codes `(B, K, T)`; n reaches at least to the end of what was encoded.
+    @property
+    def decoder_lag(self) -> float:
+        """See `LatentCodec`; a segment is decoded as a whole."""
+        return self.length - self.hop
 
-        Raises:
-            CodecError: a stream is asked for.
-        """
-        _refuse(state)
-        silence = torch.zeros(len(codes), self.channels, 0, device=codes.device)
-        audio = torch.cat([silence, *self.decode_segments([codes])], dim=-1)
-        return audio if num_samples is None else audio[..., :num_samples]
+    def receptive_field(self) -> ReceptiveField:
+        """See `LatentCodec`; a sound in the fade is of two segments."""
+        return ReceptiveField(self.stride, self.length - self.hop)
 
-    def encode_segments(self, pieces: Iterable[Tensor], **search: Any) -> Iterator[Tensor]:
-        """Codes `(B, K, t)` of one segment after the other, of audio `(B, C, n)` that comes in pieces."""
-        waiting: Tensor | None = None
-        for piece in pieces:
-            waiting = piece if waiting is None else torch.cat([waiting, piece], dim=-1)
-            while waiting.shape[-1] > self.length:
-                yield self._encode_segment(waiting[..., : self.length], **search)
-                waiting = waiting[..., self.stride :]
-        while waiting is not None and waiting.shape[-1]:
-            yield self._encode_segment(waiting[..., : self.length], **search)
+    def encode_block(self, audio: Tensor, state: StreamState, **search: int | None) -> Tensor:
+        """Codes `(B, K, t)` of the segments that are whole by now, each after its level."""
+        before = state.take(self)
+        waiting = audio if before is None else torch.cat([before, audio], dim=-1)
+        parts = [audio.new_zeros(len(audio), self.legal(search["num_codebooks"]), 0, dtype=torch.int64)]
+        while waiting.shape[-1] > (0 if state.last else self.length):
+            parts.append(self._encode_segment(waiting[..., : self.length], **search))
             waiting = waiting[..., self.stride :]
+        if not state.last:
+            state.hold(self, waiting)
+        return torch.cat(parts, dim=-1)
 
-    def decode_segments(self, pieces: Iterable[Tensor | int], *, batch_size: int = 1) -> Iterator[Tensor]:
-        """Audio `(B, C, n)` of codes that come in pieces, given out as far as no later segment changes it.
+    def decode_block(self, codes: Tensor, state: StreamState) -> Tensor:
+        """Audio `(B, C, n)` of codes `(B, K, t)`, given out as far as no later segment changes it."""
+        if codes.shape[-1]:
+            codes = torch.cat([self._lost_codes(codes.shape[1], state), codes], dim=-1)
+            state.hold(self, codes[..., -1:], "last")
+            state.put(self, state.get(self, (), torch.int64, "place") + codes.shape[-1], "place")
+        return self._decode_segments(codes, state)
 
-        A number in place of a piece stands for so many lost frames; `batch_size` is B where all are lost.
-        """
-        # a triangle over a whole segment weighs each, and where two are heard their weights are brought to 1
-        whole = -(-self.length // self.hop) * self.hop
-        weight = 0.5 - (torch.linspace(0, 1, whole + 2, device=self.device)[1:-1] - 0.5).abs()
-        heard: Tensor | None = None
-        weights = weight
-        for codes, level in self.segments(pieces, batch_size=batch_size):
-            decoder = self.decoder_for(codes.shape[1])
-            sound = decoder(self.quantizer.decode(codes)) * level[:, None, None]
-            mine = weight[: sound.shape[-1]]
-            sound = sound * mine
-            if heard is not None:
-                yield heard[..., : self.stride] / weights[: self.stride]
-                heard, weights = heard[..., self.stride :], weights[self.stride :]
-                common = max(heard.shape[-1], sound.shape[-1])
-                sound = _filled(heard, common) + _filled(sound, common)
-                mine = _filled(weights, common) + _filled(mine, common)
-            heard, weights = sound, mine
-        if heard is not None:
-            yield heard / weights
+    def conceal_block(self, frames: int, state: StreamState) -> Tensor:
+        """Nothing yet: what is lost is filled up when the next codes come, or the end."""
+        before = state.take(self, "lost")
+        lost = torch.full((state.batch_size, 1), frames, dtype=torch.int64, device=state.device)
+        state.hold(self, lost if before is None else before + lost, "lost")
+        return torch.zeros(state.batch_size, self.channels, 0, device=state.device)
 
-    def segments(
-        self, pieces: Iterable[Tensor | int], *, batch_size: int = 1
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Codes `(B, K, t)` and level `(B,)` of every segment, of the codes `(B, K, T)` that `encode` gives.
+    def finish_block(self, state: StreamState) -> Tensor:
+        """The sound of the last segments."""
+        return self._decode_segments(self._lost_codes(self.quantizer.prefixes[0], state), state)
 
-        Where frames are lost the last one stays, and a segment whose level is lost is silent.
+    def segments(self, codes: Tensor, *, last: bool = True) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """Codes `(B, K, t)` and level `(B,)` of every segment of the codes `(B, K, T)` that `encode` gives.
+
+        Args:
+            codes: from the beginning of a segment on.
+            last: the signal ends with them; else what may be part of an unfinished segment is left.
+
+        Returns:
+            The segments, and the codes that are left.
         """
         # the last segment has two frames at least, and may be as short as the overlap
         tail = self._frames + 1 - (-(self.length - self.stride) // self.hop)
-        waiting: Tensor | None = None
-        for piece in self._filled(pieces, batch_size):
-            waiting = piece if waiting is None else torch.cat([waiting, piece], dim=-1)
-            while waiting.shape[-1] > tail:
-                yield self._split_level(waiting[..., : self._frames])
-                waiting = waiting[..., self._frames :]
-        while waiting is not None and waiting.shape[-1] > 1:
-            frames = waiting.shape[-1] - 2 if waiting.shape[-1] == self._frames + 1 else self._frames
-            yield self._split_level(waiting[..., :frames])
-            waiting = waiting[..., frames:]
+        found = []
+        while codes.shape[-1] > (1 if last else tail):
+            short = last and codes.shape[-1] == self._frames + 1
+            frames = self._frames - 1 if short else self._frames
+            found.append(self._split_level(codes[..., :frames]))
+            codes = codes[..., frames:]
+        return found, codes
 
-    def _filled(self, pieces: Iterable[Tensor | int], batch_size: int) -> Iterator[Tensor]:
-        at, lost = 0, 0
-        last = torch.zeros(batch_size, self.quantizer.prefixes[0], 1, dtype=torch.int64, device=self.device)
+    def encode_whole(self, audio: Tensor, **search: int | None) -> Tensor:
+        """Codes `(B, K, T)` of a whole signal at once."""
+        whole = StreamState(self, len(audio), audio.device)
+        whole.last = True
+        return self.encode_block(audio, whole, **search)
 
-        def lost_ones() -> Iterator[Tensor]:
-            for start in range(at, at + lost, self._frames):
-                count = min(self._frames, at + lost - start)
-                part = last.repeat(1, 1, count)
-                part[..., -start % self._frames :: self._frames] = 0
-                yield part
+    def decode_whole(self, codes: Tensor) -> Tensor:
+        """Audio `(B, C, n)` of all codes `(B, K, T)` at once."""
+        stream = self.decoder_stream(len(codes))
+        return torch.cat([stream.push(codes), stream.flush()], dim=-1)
 
-        for piece in pieces:
-            if isinstance(piece, int):
-                lost += piece
-            elif piece.shape[-1]:
-                last = last if at else torch.zeros_like(piece[..., :1])
-                yield from lost_ones()
-                yield piece
-                at, lost, last = at + lost + piece.shape[-1], 0, piece[..., -1:]
-        yield from lost_ones()
+    def _decode_segments(self, codes: Tensor, state: StreamState) -> Tensor:
+        before = state.take(self, "codes")
+        codes = codes if before is None else torch.cat([before, codes], dim=-1)
+        found, waiting = self.segments(codes, last=state.last)
+        # a triangle over a whole segment weighs each, and where two are heard their weights are brought to 1
+        whole = -(-self.length // self.hop) * self.hop
+        weight = 0.5 - (torch.linspace(0, 1, whole + 2, device=self.device)[1:-1] - 0.5).abs()
+        heard, weights = state.take(self, "heard"), state.take(self, "weights")
+        done = [torch.zeros(state.batch_size, self.channels, 0, device=state.device)]
+        for part, level in found:
+            sound = super().decode_whole(part) * level[:, None, None]
+            mine = weight[: sound.shape[-1]]
+            sound = sound * mine
+            if heard is not None and weights is not None:
+                done.append(heard[..., : self.stride] / weights[..., : self.stride])
+                heard, weights = heard[..., self.stride :], weights[..., self.stride :]
+                common = max(heard.shape[-1], sound.shape[-1])
+                sound = _filled(heard, common) + _filled(sound, common)
+                mine = _filled(weights, common) + _filled(mine, common)
+            heard, weights = sound, mine.expand(state.batch_size, 1, -1)
+        if state.last:
+            done += [] if heard is None or weights is None else [heard / weights]
+        else:
+            state.hold(self, waiting, "codes")
+            if heard is not None and weights is not None:
+                state.hold(self, heard, "heard")
+                state.hold(self, weights, "weights")
+        return torch.cat(done, dim=-1)
 
-    def _encode_segment(self, audio: Tensor, **search: Any) -> Tensor:
+    def _lost_codes(self, num_codebooks: int, state: StreamState) -> Tensor:
+        """Codes `(B, K, t)` for lost frames: the last one stays, and a segment without its level is silent."""
+        lost, last = state.take(self, "lost"), state.take(self, "last")
+        if last is None:
+            last = torch.zeros(state.batch_size, num_codebooks, 1, dtype=torch.int64, device=state.device)
+        frames = 0 if lost is None else int(lost[0])
+        codes = last.repeat(1, 1, frames)
+        start = int(state.get(self, (), torch.int64, "place")[0])
+        codes[..., -start % self._frames :: self._frames] = 0
+        return codes
+
+    def _encode_segment(self, audio: Tensor, **search: int | None) -> Tensor:
         # in 64 bits, so that the order of the sum does not show
         level = 1e-8 + audio.mean(1).double().square().mean(1).sqrt()
-        codes = self.quantizer.encode(
-            self.encoder(self.fill_frame(audio / level.float()[:, None, None])), **search
-        )
+        codes = super().encode_whole(audio / level.float()[:, None, None], **search)
         steps = math.prod(self._digits) - 1
         number = (steps * (1 + (level / LOUDEST).log2() / OCTAVES)).round().clamp(0, steps).long()
         first = codes.new_zeros(*codes.shape[:2], 1)
@@ -229,8 +236,3 @@ class SegmentedCodec(Codec):
 
 def _filled(x: Tensor, length: int) -> Tensor:
     return F.pad(x, (0, length - x.shape[-1]))
-
-
-def _refuse(state: StreamState | None) -> None:
-    if state is not None:
-        raise CodecError("this codec works on whole segments, so it cannot stream")

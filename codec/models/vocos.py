@@ -8,18 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from codec.errors import ConfigError
+from codec.models.parts import Decoder
 from codec.nn.activations import SiLU
 from codec.nn.blocks import FrameGroupNorm, Residual, conv1d
-from codec.nn.conv import StreamSequential
 from codec.nn.convnext import AdaLayerNorm, ConvNeXtBlock
 from codec.nn.istft import InverseSTFT
+from codec.nn.layer import Layer, Span, StreamSequential
 from codec.nn.linear import Linear
-from codec.nn.receptive import Span, needs
 from codec.nn.state import StreamState
 from codec.nn.transformer import Transformer
 
 
-class VocosDecoder(nn.Module):
+class VocosDecoder(Decoder):
     """Latent to waveform: a convolution, ConvNeXt blocks, and a spectrum of magnitudes and phases per frame.
 
     Language-Codec (arXiv 2402.12208) and SimVQ (arXiv 2411.02038) use it as it is; WavTokenizer (arXiv 2408.16532) puts
@@ -31,9 +31,10 @@ class VocosDecoder(nn.Module):
         window: samples of the transform, at least two hops.
         width: channels of the network.
         hidden: width inside each block's perceptron.
-        layers: ConvNeXt blocks, which are all that knows a condition.
+        layers: ConvNeXt blocks, whose norms alone depend on the condition.
         kernel_size: frames that each block's convolution spans.
-        conditions: how many conditions the norms know (AdaLayerNorm); as many as there are legal numbers of books.
+        conditions: bit rates that the norms tell apart (AdaLayerNorm): as many as there are legal numbers of codebooks,
+                or 1.
         residuals: units of two convolutions before the attention, and as many after it.
         attention: layers of attention between them.
         heads: of each attention.
@@ -66,8 +67,8 @@ class VocosDecoder(nn.Module):
         super().__init__()
         if conditions < 1:
             raise ConfigError(f"a decoder has at least one condition, not {conditions}")
-        self.dim, self.hop, self.causal, self.conditions = dim, hop, causal, conditions
-        front: list[nn.Module] = [conv1d(dim, width, 7, causal=causal)]
+        self.dim, self.hop, self.causal, self.bitrates = dim, hop, causal, conditions
+        front: list[Layer] = [conv1d(dim, width, 7, causal=causal)]
         front += [_unit(width, causal) for _ in range(residuals)]
         if attention:
             ahead = 0 if causal else reach
@@ -96,39 +97,39 @@ class VocosDecoder(nn.Module):
                 if part.bias is not None:
                     nn.init.zeros_(part.bias)
 
-    def forward(self, z: Tensor, state: StreamState | None = None, condition: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, state: StreamState | None = None, bitrate: Tensor | None = None) -> Tensor:
         """`(B, D, T)` to `(B, C, T * hop)`, lagging by `delay` samples.
 
         Args:
             z: latents.
             state: memory of a stream.
-            condition: `(B,)` int64, which condition each row is in; the last one if not given.
+            bitrate: `(B,)` int64, number of each row's bit rate; the highest if not given.
         """
         x = self.front(z, state)
         if self.norm is not None:
-            x = self.norm(x.transpose(1, 2), condition).transpose(1, 2)
+            x = self.norm(x.transpose(1, 2), bitrate).transpose(1, 2)
         for block in self.blocks:
-            x = block(x, state, condition)
+            x = block(x, state, bitrate)
         x = self.head(self.last(x.transpose(1, 2)))
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-            size, phase = x.unflatten(-1, (self.channels, 2, -1)).unbind(3)  # (B, T, C, bins)
+            magnitude, phase = x.unflatten(-1, (self.channels, 2, -1)).unbind(3)  # (B, T, C, bins)
             # as published: no magnitude above 100
-            size = size.clamp(max=math.log(100)).exp()
-            spectrum = torch.cat([size * phase.cos(), size * phase.sin()], dim=-1).flatten(2)
+            magnitude = magnitude.clamp(max=math.log(100)).exp()
+            spectrum = torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], dim=-1).flatten(2)
             return self.inverse(spectrum.transpose(1, 2), state)
 
-    def needs(self, first: float, last: float) -> Span:
-        """The frames that samples `first` to `last` depend on."""
-        span = self.inverse.needs(first, last)
-        for part in (*reversed(self.blocks), self.front):
-            span = needs(part, span)
-        return span
+    def span(self, first: float, last: float) -> Span:
+        """The frames that samples `first` to `last` of the lagging output depend on."""
+        span = self.inverse.span(first, last)
+        for block in reversed(self.blocks):
+            span = block.span(*span)  # type: ignore[operator]
+        return self.front.span(*span)
 
 
 def _unit(width: int, causal: bool) -> Residual:
     """Twice norm, activation and convolution; the norms see a frame by itself, so that they stream."""
-    layers: list[nn.Module] = []
+    layers: list[Layer] = []
     for _ in range(2):
         # 32 groups as published, unless that leaves a group fewer than four channels to tell apart
         norm = FrameGroupNorm(math.gcd(32, width // 4), width, eps=1e-6)

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec.nn.layer import Pointwise
 from codec.nn.linear import exact
+from codec.nn.state import StreamState
 from codec.ops import layers
 
 
-class ELU(nn.Module):
+class ELU(Pointwise):
     """`x` where it is positive, else `exp(x) - 1` (Clevert et al., arXiv 1511.07289)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """Any shape, kept."""
         if not exact(x):
             return F.elu(x)
@@ -43,7 +45,31 @@ def _elu_compiled() -> bool:
     return torch.equal(layers.elu(x), _elu(x))
 
 
-class Snake(nn.Module):
+class LeakyReLU(Pointwise):
+    """`x` where it is positive, else a fraction of it (Maas et al., 2013).
+
+    Args:
+        slope: that fraction.
+    """
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        """Any shape, kept."""
+        return F.leaky_relu(x, self.slope)
+
+
+class Tanh(Pointwise):
+    """The hyperbolic tangent, which keeps samples within [-1, 1]."""
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        """Any shape, kept."""
+        return x.tanh()
+
+
+class Snake(Pointwise):
     """`x + sin(a x)^2 / a` with a learned `a` per channel (Ziyin et al., arXiv 2006.08195).
 
     Args:
@@ -54,7 +80,7 @@ class Snake(nn.Module):
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """`(B, C, N)` to `(B, C, N)`."""
         alpha = self.alpha[:, None]
         wave = torch.sin(x * alpha)
@@ -63,7 +89,7 @@ class Snake(nn.Module):
         return wave.mul_(wave).mul_(1 / (alpha + 1e-9)).add_(x)
 
 
-class SnakeBeta(nn.Module):
+class SnakeBeta(Pointwise):
     """`x + sin(a x)^2 / b` with `log a` and `log b` learned per channel (Lee et al., arXiv 2206.04658).
 
     Args:
@@ -75,16 +101,16 @@ class SnakeBeta(nn.Module):
         self.log_alpha = nn.Parameter(torch.zeros(channels))
         self.log_beta = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """`(B, C, N)` to `(B, C, N)`."""
         wave = torch.sin(x * self.log_alpha.exp()[:, None])
         return x + wave.square() * (-self.log_beta).exp()[:, None]
 
 
-class SiLU(nn.Module):
+class SiLU(Pointwise):
     """`x` times its logistic function (swish; Hendrycks and Gimpel, arXiv 1606.08415)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """Any shape, kept."""
         if not exact(x):
             return F.silu(x)
@@ -92,7 +118,7 @@ class SiLU(nn.Module):
 
 
 def gelu(x: Tensor) -> Tensor:
-    """`x` times the share of a normal distribution below it (Hendrycks and Gimpel, arXiv 1606.08415)."""
+    """`x` times the standard normal cumulative distribution at `x` (Hendrycks and Gimpel, arXiv 1606.08415)."""
     if not exact(x):
         return F.gelu(x)
     return (x * 0.5**0.5).erf_().add_(1).mul_(x).mul_(0.5)

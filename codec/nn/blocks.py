@@ -8,12 +8,8 @@ from functools import partial, reduce
 import torch
 from torch import Tensor, nn
 
-from codec.nn.conv import (
-    CausalConv1d,
-    CausalConvTranspose1d,
-    StreamSequential,
-    is_stateful,
-)
+from codec.nn.conv import CausalConv1d, CausalConvTranspose1d
+from codec.nn.layer import Layer, Pointwise, Span, StreamSequential, union
 from codec.nn.padded import PaddedConv1d, PaddedConvTranspose1d, align
 from codec.nn.signal import TimeGroupNorm
 from codec.nn.state import StreamState
@@ -30,7 +26,7 @@ def conv1d(
     groups: int = 1,
     bias: bool = True,
     mirror: bool = False,
-) -> nn.Conv1d:
+) -> CausalConv1d | PaddedConv1d:
     """A convolution that looks back only (`causal`) or both ways, `(B, C, N)` to `(B, C', N / stride)`.
 
     With `mirror` the signal's mirror image stands before its start (and behind its end) instead of silence.
@@ -50,7 +46,7 @@ def conv_transpose1d(
     stride: int = 1,
     bias: bool = True,
     norm: TimeGroupNorm | None = None,
-) -> nn.ConvTranspose1d:
+) -> CausalConvTranspose1d | PaddedConvTranspose1d:
     """A transposed convolution that looks back only or both ways, `(B, C, T)` to `(B, C', T * stride)`.
 
     One that looks both ways may have a norm over all that it makes, the ends that it cuts off included.
@@ -59,15 +55,15 @@ def conv_transpose1d(
     return kind(in_channels, out_channels, kernel_size, stride=stride, bias=bias)
 
 
-class Residual(nn.Module):
+class Residual(Layer):
     """`shortcut(x) + body(x)`; the shortcut is the identity unless given.
 
     Args:
-        body: modules in a row.
-        shortcut: a module of the same output shape.
+        body: layers in a row.
+        shortcut: a layer of the same output shape.
     """
 
-    def __init__(self, body: Iterable[nn.Module], shortcut: nn.Module | None = None) -> None:
+    def __init__(self, body: Iterable[Layer], shortcut: Layer | None = None) -> None:
         super().__init__()
         self.body = StreamSequential(*body)
         self.shortcut = shortcut
@@ -76,20 +72,25 @@ class Residual(nn.Module):
         """`(B, C, N)` to `(B, C', N)`."""
         y = self.body(x, state)
         if self.shortcut is not None:
-            x = self.shortcut(x, state) if is_stateful(self.shortcut) else self.shortcut(x)
+            x = self.shortcut(x, state)
         x, y = align(self, [x, y], state)
         return x + y
 
+    def span(self, first: float, last: float) -> Span:
+        """What the body needs, and the shortcut."""
+        side = (first, last) if self.shortcut is None else self.shortcut.span(first, last)
+        return union(self.body.span(first, last), side)
 
-class MultiReceptiveField(nn.Module):
+
+class MultiReceptiveField(Layer):
     """Mean of parallel branches with different kernels (HiFi-GAN, Kong et al., arXiv 2010.05646).
 
     Args:
-        branches: modules of the same shape.
+        branches: layers of the same shape.
         norms: one per branch, each applied to the sum so far, as in HiFi-Codec's encoder (arXiv 2305.02765).
     """
 
-    def __init__(self, branches: Iterable[nn.Module], norms: Iterable[nn.Module] = ()) -> None:
+    def __init__(self, branches: Iterable[Layer], norms: Iterable[Layer] = ()) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
         self.norms = nn.ModuleList(norms)
@@ -102,15 +103,20 @@ class MultiReceptiveField(nn.Module):
             if index > 0:
                 total = total + y
             if self.norms:
-                norm = self.norms[index]
-                total = norm(total, state) if is_stateful(norm) else norm(total)
+                total = self.norms[index](total, state)
         return total / len(self.branches)
 
+    def span(self, first: float, last: float) -> Span:
+        """What the norms need of the branches, and these of the input."""
+        for norm in self.norms:
+            first, last = union((first, last), norm.span(first, last))  # type: ignore[operator]
+        return reduce(union, [branch.span(first, last) for branch in self.branches])  # type: ignore[operator]
 
-class FrameGroupNorm(nn.GroupNorm):
+
+class FrameGroupNorm(Pointwise, nn.GroupNorm):
     """Group normalization with the statistics of each frame by itself, so that it streams: `(B, C, N)`."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """`(B, C, N)` to `(B, C, N)`."""
         batch, channels, length = x.shape
         size = channels // self.num_groups

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
-from typing import Any
+import math
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from codec.nn.functional import convolve, newest, transpose_convolve
+from codec.nn.layer import Layer, Span
 from codec.nn.state import StreamState
 
+M = TypeVar("M", bound=nn.Module)
 
-class CausalConv1d(nn.Conv1d):
+
+class CausalConv1d(Layer, nn.Conv1d):
     """Convolution that looks back only: `(B, C, N)` with `N % stride == 0` to `(B, C', N / stride)`.
 
     Output frame t sees input up to sample `(t + 1) * stride - 1`. Before the first sample lies a history of
@@ -57,8 +58,13 @@ class CausalConv1d(nn.Conv1d):
             return x.new_zeros(x.shape[0], self.out_channels, 0)
         return convolve_with(self, x, history(self, x, self.history, state))
 
+    def span(self, first: float, last: float) -> Span:
+        """The frames under the taps."""
+        stride = self.stride[0]
+        return first * stride - self.history, (last + 1) * stride - 1
 
-class CausalConvTranspose1d(nn.ConvTranspose1d):
+
+class CausalConvTranspose1d(Layer, nn.ConvTranspose1d):
     """Transposed convolution that never revises what it gave out: `(B, C, T)` to `(B, C', T * stride)`.
 
     The `kernel_size - stride` samples that a longer kernel would write past the end wait for the next frames.
@@ -96,6 +102,10 @@ class CausalConvTranspose1d(nn.ConvTranspose1d):
         before = history(self, x, self.history, state)
         return transpose_convolve(x, self.weight, self.bias, stride=self.stride[0], before=before)
 
+    def span(self, first: float, last: float) -> Span:
+        """The frames whose taps reach the samples."""
+        return transposed_span(self, first, last)
+
 
 def convolve_with(
     conv: nn.Conv1d, x: Tensor, before: Tensor | None = None, after: Tensor | None = None
@@ -113,37 +123,25 @@ def convolve_with(
     )
 
 
-def history(key: Any, x: Tensor, length: int, state: StreamState | None) -> Tensor:
+def history(layer: nn.Module, x: Tensor, length: int, state: StreamState | None) -> Tensor:
     """The `length` values that came before `x` `(B, C, N)`; the stream remembers those that came last now."""
     if state is None:
         return x.new_zeros(x.shape[0], x.shape[1], length)
-    before = state.get(key, (x.shape[1], length), x.dtype)
+    before = state.get(layer, (x.shape[1], length), x.dtype)
     if length:
-        state.put(key, newest(before, x, length))
+        state.put(layer, newest(before, x, length))
     return before
 
 
-class StreamSequential(nn.Sequential):
-    """Modules in a row; those that stream get the state, the others (activations, norms) do not."""
-
-    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        """Pass `x` and the state through every module."""
-        for module in self:
-            x = module(x, state) if is_stateful(module) else module(x)
-        return x
+def transposed_span(conv: nn.ConvTranspose1d, first: float, last: float, cut: int = 0) -> Span:
+    """The frames whose taps reach samples `first` to `last`, `cut` samples having been cut off in front."""
+    taps, stride = conv.kernel_size[0], conv.stride[0]
+    if not math.isinf(first):
+        first = -((taps - 1 - cut - first) // stride)
+    return first, last if math.isinf(last) else (last + cut) // stride
 
 
-def is_stateful(module: nn.Module) -> bool:
-    """Whether `module.forward` takes a stream state."""
-    return _takes_state(type(module).forward)
-
-
-@functools.cache
-def _takes_state(forward: Callable[..., Any]) -> bool:
-    return "state" in inspect.signature(forward).parameters
-
-
-def weight_norm(module: nn.Module) -> nn.Module:
+def weight_norm(module: M) -> M:
     """Learn length and direction of every convolution's weight apart (Salimans and Kingma, arXiv 1602.07868).
 
     Call it after initialisation: values written into a parametrised weight are lost.

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from codec.nn.activations import gelu
 from codec.nn.blocks import conv1d
+from codec.nn.layer import Layer, Span
 from codec.nn.linear import Linear
 from codec.nn.padded import align
-from codec.nn.receptive import Span, needs
 from codec.nn.state import StreamState
 
 
@@ -37,7 +37,7 @@ class AdaLayerNorm(nn.Module):
         return y * self.gain[condition][:, None] + self.shift[condition][:, None]
 
 
-class ConvNeXtBlock(nn.Module):
+class ConvNeXtBlock(Layer):
     """Convolution of each channel over time, a norm and a two-layer perceptron per frame, added to the input.
 
     Args:
@@ -73,6 +73,6 @@ class ConvNeXtBlock(nn.Module):
         x, y = align(self, [x, y.transpose(1, 2)], state)
         return x + y
 
-    def needs(self, first: float, last: float) -> Span:
+    def span(self, first: float, last: float) -> Span:
         """The frames that frames `first` to `last` depend on."""
-        return needs(self.depthwise, (first, last))
+        return self.depthwise.span(first, last)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codec.errors import ConfigError
 from codec.nn.conv import CausalConvTranspose1d, fixed
+from codec.nn.layer import Layer, Span
 from codec.nn.padded import PaddedConvTranspose1d
-from codec.nn.receptive import Span, needs
 from codec.nn.state import StreamState
 
 
-class InverseSTFT(nn.Module):
+class InverseSTFT(Layer):
     """Overlapping inverse transforms with a Hann window, divided by the sum of the squared windows.
 
     The window of frame t is centred on the middle of its `hop` samples, as Vocos's padding "same". The sum of the
@@ -57,9 +57,9 @@ class InverseSTFT(nn.Module):
         # a sum below 0.25 is only found in what lies before the signal
         return audio / total.clamp_min(0.2)
 
-    def needs(self, first: float, last: float) -> Span:
+    def span(self, first: float, last: float) -> Span:
         """The frames that samples `first` to `last` depend on."""
-        return needs(self.waves, (first, last))
+        return self.waves.span(first, last)
 
 
 def _inverse_dft(window: int) -> Tensor:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+import math
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from codec.nn.layer import Layer, Span
 from codec.nn.linear import compiled_block, exact, kept, linear, packed
 from codec.nn.state import StreamState
 from codec.ops import layers
 
 
-class LSTM(nn.Module):
+class LSTM(Layer):
     """Layers of long short-term memory over time, added to their input (as in EnCodec, arXiv 2210.13438).
 
     Args:
@@ -43,6 +45,10 @@ class LSTM(nn.Module):
         if state is not None:
             state.put(self, after)
         return (y + frames).transpose(1, 2)
+
+    def span(self, first: float, last: float) -> Span:
+        """All frames up to the last."""
+        return -math.inf, last
 
     def _step_by_step(self, frames: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Frames `(B, T, C)` and memory `(B, layers, 2, C)` to the same, one row and one step at a time.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from codec.nn.conv import convolve_with
+from codec.nn.conv import convolve_with, transposed_span
 from codec.nn.functional import join_time, newest, pad_time, transpose_convolve
+from codec.nn.layer import Layer, Span
 from codec.nn.signal import TimeGroupNorm
 from codec.nn.state import StreamState
 
 
-class PaddedConv1d(nn.Conv1d):
+class PaddedConv1d(Layer, nn.Conv1d):
     """Convolution over a signal with padded ends: `(B, C, N)` to `(B, C', ceil(N / stride))`.
 
     In a stream it gives out the frames whose input is complete, and with `state.last` the rest: together the
@@ -63,18 +66,23 @@ class PaddedConv1d(nn.Conv1d):
         before, x, after = with_ends(x, self.left, self.right + missing, mirror=self.mirror)
         return convolve_with(self, x, before, after)
 
+    def span(self, first: float, last: float) -> Span:
+        """The frames under the taps."""
+        stride = self.stride[0]
+        return first * stride - self.left, (last + 1) * stride - 1 + self.right
+
     def _stream(self, x: Tensor, state: StreamState) -> Tensor:
         stride = self.stride[0]
         # the mirror image of the end reaches back behind what the next frame needs
         spent = stride if self.mirror else 0
         held, after = state.take(self), None
         if held is None:
-            start = state.take((self, "start"))
+            start = state.take(self, "start")
             x = x if start is None else join_time(start, x)
             if state.last:
                 return self(x) if x.shape[-1] else self._nothing(x)
             if self.mirror and x.shape[-1] <= self.left + self.right + stride:
-                state.hold((self, "start"), x)
+                state.hold(self, x, "start")
                 return self._nothing(x)
             before, _, _ = with_ends(x[..., : self.left + 1], self.left, 0, mirror=self.mirror)
             held = pad_time(before, spent, 0)
@@ -95,7 +103,7 @@ class PaddedConv1d(nn.Conv1d):
         return x.new_zeros(x.shape[0], self.out_channels, 0)
 
 
-class PaddedConvTranspose1d(nn.ConvTranspose1d):
+class PaddedConvTranspose1d(Layer, nn.ConvTranspose1d):
     """Transposed convolution cut evenly at both ends: `(B, C, T)` to `(B, C', T * stride)`.
 
     In a stream its output lags by the samples cut in front; `state.last` brings the rest.
@@ -137,17 +145,23 @@ class PaddedConvTranspose1d(nn.ConvTranspose1d):
             return self._samples(before, x, first=self.cut, last=True, state=state)
         held, first = state.take(self), 0
         if held is None:
-            start = state.take((self, "start"))
+            start = state.take(self, "start")
             x = x if start is None else join_time(start, x)
             if state.last and x.shape[-1]:
                 return self(x)
             if state.last or x.shape[-1] * self.stride[0] <= self.cut:
-                state.hold((self, "start"), x)
+                state.hold(self, x, "start")
                 return self._normed(x.new_zeros(x.shape[0], self.out_channels, 0), state)
             held, first = x.new_zeros(*x.shape[:2], self.history), self.cut
         if not state.last:
             state.hold(self, newest(held, x, self.history))
         return self._samples(held, x, first=first, last=state.last, state=state)
+
+    def span(self, first: float, last: float) -> Span:
+        """The frames whose taps reach the samples; all of them where there is a norm."""
+        if self.norm is not None:
+            first, last = -math.inf, math.inf
+        return transposed_span(self, first, last, self.cut)
 
     def _samples(
         self, before: Tensor, x: Tensor, *, first: int, last: bool, state: StreamState | None
@@ -185,11 +199,11 @@ def with_ends(x: Tensor, left: int, right: int, *, mirror: bool) -> tuple[Tensor
     return before, x, after
 
 
-def align(key: object, signals: list[Tensor], state: StreamState | None) -> list[Tensor]:
-    """Signals `(B, C, n_i)` that lag differently, cut to what all have given; the rest is held back."""
+def align(layer: nn.Module, signals: list[Tensor], state: StreamState | None) -> list[Tensor]:
+    """Signals `(B, C, n_i)` that lag differently, cut to what all have given; `layer` holds the rest back."""
     if state is None:
         return signals
-    held = [state.take((key, index)) for index in range(len(signals))]
+    held = [state.take(layer, f"branch{index}") for index in range(len(signals))]
     joined = [
         signal if before is None else join_time(before, signal)
         for before, signal in zip(held, signals, strict=True)
@@ -197,5 +211,5 @@ def align(key: object, signals: list[Tensor], state: StreamState | None) -> list
     count = min(signal.shape[-1] for signal in joined)
     for index, signal in enumerate(joined):
         if signal.shape[-1] > count:
-            state.hold((key, index), signal[..., count:])
+            state.hold(layer, signal[..., count:], f"branch{index}")
     return [signal[..., :count] for signal in joined]

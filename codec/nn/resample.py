@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codec.nn.conv import fixed
+from codec.nn.layer import Layer, Pointwise, Span
 from codec.nn.padded import PaddedConv1d, PaddedConvTranspose1d
-from codec.nn.receptive import Span, needs
 from codec.nn.state import StreamState
 
 
-class Resample(nn.Module):
+class Resample(Layer):
     """From one sample rate to `up / down` times it by a windowed sinc, `(B, C, N)` to `(B, C, N * up / down)`.
 
     Args:
@@ -47,16 +47,16 @@ class Resample(nn.Module):
         y = self.filters(x, state).unflatten(1, (-1, self.up))  # (B, C, up, N / down)
         return y.transpose(2, 3).flatten(2)
 
-    def needs(self, first: float, last: float) -> Span:
+    def span(self, first: float, last: float) -> Span:
         """The inputs that outputs `first` to `last` depend on."""
         if not math.isinf(first):
             first = first // self.up
         if not math.isinf(last):
             last = last // self.up
-        return needs(self.filters, (first, last))
+        return self.filters.span(first, last)
 
 
-class AliasFree(nn.Module):
+class AliasFree(Layer):
     """An activation at twice the sample rate, between filters, so that its overtones do not fold back (BigVGAN).
 
     Lee et al., arXiv 2206.04658: filters of 12 taps.
@@ -65,7 +65,7 @@ class AliasFree(nn.Module):
         activation: takes `(B, C, N)`.
     """
 
-    def __init__(self, activation: nn.Module) -> None:
+    def __init__(self, activation: Pointwise) -> None:
         super().__init__()
         times = torch.arange(12, dtype=torch.float64) - 5.5
         low = torch.sinc(times / 2) * torch.kaiser_window(12, periodic=False, beta=4.66, dtype=torch.float64)
@@ -83,6 +83,6 @@ class AliasFree(nn.Module):
         y = self.down(y.flatten(0, 1).unsqueeze(1), state)
         return y.reshape(batch, channels, y.shape[-1])
 
-    def needs(self, first: float, last: float) -> Span:
+    def span(self, first: float, last: float) -> Span:
         """The samples that samples `first` to `last` depend on."""
-        return needs(self.up, needs(self.down, (first, last)))
+        return self.up.span(*self.down.span(first, last))

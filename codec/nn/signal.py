@@ -1,4 +1,4 @@
-"""Norms over a whole signal, and long signals in blocks with the same result.
+"""Norms over a whole signal, offline and in blocks with the same result.
 
 A group norm over time (HiFi-Codec's encoder, EnCodec at 48 kHz) makes every output frame depend on every sample, so
 no window, however wide, gives the frames of the whole signal. The statistics are the only way in which distant
@@ -8,53 +8,27 @@ result. Memory stays bounded; the price is one pass up to each norm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from codec.errors import CodecError
+from codec.nn.layer import Layer, Span
 from codec.nn.state import StreamState
 
-Statistics = tuple[Tensor, Tensor]  # mean and 1 / deviation, (B, groups)
+NOT_LIVE = (
+    "this codec is not causal: it normalises over the whole signal, so it cannot stream; "
+    "encode whole files with it, or choose a causal model"
+)
 
 
 class Unmeasured(Exception):
-    """A norm took note of a block and needs the others before it can go on."""
+    """A norm took note of a block and needs the others before the layers behind it can go on."""
 
 
-class SignalStatistics:
-    """What the norms of a network know about one signal."""
-
-    def __init__(self) -> None:
-        self._known: dict[nn.Module, Statistics] = {}
-        self._sums: dict[nn.Module, tuple[Tensor, Tensor, int]] = {}
-
-    def of(self, norm: TimeGroupNorm, x: Tensor) -> Statistics:
-        """The statistics for `norm`; `x` `(B, C, N)` is its next block.
-
-        Raises:
-            Unmeasured: not known yet; `x` has been counted.
-        """
-        if norm in self._known:
-            return self._known[norm]
-        total, square, count = _moments(x, norm.num_groups)
-        if norm in self._sums:
-            before = self._sums[norm]
-            total, square, count = before[0] + total, before[1] + square, before[2] + count
-        self._sums[norm] = (total, square, count)
-        raise Unmeasured
-
-    def settle(self) -> bool:
-        """Take what was counted in this pass as the statistics; False if nothing was."""
-        for norm, sums in self._sums.items():
-            self._known[norm] = _settle(*sums, eps=norm.eps)  # type: ignore[arg-type]
-        measured = bool(self._sums)
-        self._sums.clear()
-        return measured
-
-
-class TimeGroupNorm(nn.GroupNorm):
+class TimeGroupNorm(Layer, nn.GroupNorm):
     """Group normalization with the statistics of the whole signal `(B, C, N)`.
 
     In inference the sums are taken in 64 bits, so that their order does not show in the 32-bit result.
@@ -65,68 +39,77 @@ class TimeGroupNorm(nn.GroupNorm):
 
         Raises:
             CodecError: a stream without the statistics of the whole signal.
-            Unmeasured: see `SignalStatistics.of`.
+            Unmeasured: the state measures, and this norm is not known yet; `x` has been counted.
         """
         if state is None and torch.is_grad_enabled():
-            return super().forward(x)
+            return nn.GroupNorm.forward(self, x)
         if state is None:
-            mean, scale = _settle(*_moments(x, self.num_groups), eps=self.eps)
-        elif state.statistics is None:
-            raise CodecError(
-                "this codec normalizes over the whole signal, so it cannot stream: encode the whole file"
-            )
+            statistics = self._statistics(self._moments(x))
         else:
-            mean, scale = state.statistics.of(self, x)
-        size = self.num_channels // self.num_groups
-        gain = scale.repeat_interleave(size, 1) * self.weight
-        shift = self.bias - mean.repeat_interleave(size, 1) * gain
-        return x * gain[..., None] + shift[..., None]
+            known = state.find(self, "statistics")
+            if known is None:
+                self._count(x, state)
+                raise Unmeasured
+            statistics = known
+        mean, scale = statistics.float().repeat_interleave(self.num_channels // self.num_groups, 2).unbind(1)
+        gain = scale * self.weight
+        return x * gain[..., None] + (self.bias - mean * gain)[..., None]
+
+    def span(self, first: float, last: float) -> Span:
+        """The whole signal."""
+        return -math.inf, math.inf
+
+    def known(self, state: StreamState) -> bool:
+        """Whether `state` has the statistics of the whole signal."""
+        return state.find(self, "statistics") is not None
+
+    def settle(self, measured: StreamState, state: StreamState) -> bool:
+        """Give `state` the statistics that were counted in `measured`; False if there were none."""
+        moments = measured.find(self, "moments")
+        if moments is not None:
+            state.put(self, self._statistics(moments), "statistics")
+        return moments is not None
+
+    def _count(self, x: Tensor, state: StreamState) -> None:
+        if not state.measuring:
+            raise CodecError(NOT_LIVE)
+        before = state.find(self, "moments")
+        moments = self._moments(x)
+        state.put(self, moments if before is None else before + moments, "moments")
+
+    def _moments(self, x: Tensor) -> Tensor:
+        """Sum, sum of squares and count `(B, 3, groups)` of every group, in 64 bits."""
+        rows = x.reshape(x.shape[0], self.num_groups, -1)
+        sums = rows.sum(-1, dtype=torch.float64), rows.square().sum(-1, dtype=torch.float64)
+        return torch.stack([*sums, torch.full_like(sums[0], rows.shape[-1])], dim=1)
+
+    def _statistics(self, moments: Tensor) -> Tensor:
+        """Mean and 1 / deviation `(B, 2, groups)`."""
+        total, square, count = moments.unbind(1)
+        mean = total / count.clamp(min=1)
+        variance = (square / count.clamp(min=1) - mean.square()).clamp(min=0)
+        return torch.stack([mean, (variance + self.eps).rsqrt()], dim=1)
 
 
-def in_blocks(module: Callable[..., Tensor], blocks: Callable[[], Iterable[Tensor]]) -> Iterator[Tensor]:
-    """Pass a long signal through `module` block by block; the outputs joined are the output of the whole.
+def norms_over_time(network: nn.Module) -> list[TimeGroupNorm]:
+    """The norms of a network whose statistics are those of the whole signal."""
+    return [part for part in network.modules() if isinstance(part, TimeGroupNorm)]
+
+
+def measure(network: nn.Module, state: StreamState, go: Callable[[StreamState], None]) -> None:
+    """Give `state` the statistics that the norms over time in `network` have for a whole signal.
 
     Args:
-        module: an encoder or decoder, `module(x, state)`.
-        blocks: gives the signal's blocks `(B, C, n)` from its start, each time it is called; it is called once
-            more for every norm over time in the module.
-
-    Yields:
-        Outputs `(B, C', m)`, one per block, m >= 0.
+        network: its norms.
+        state: of a stream that has not begun.
+        go: passes the whole signal through the network in the stream of the state that it is given, and goes on with
+            the next block where one is `Unmeasured`; called once for every norm.
     """
-    statistics = SignalStatistics()
-    again = True
-    while again:
-        state: StreamState | None = None
-        for block, last in _mark_last(blocks()):
-            if state is None:
-                state = StreamState(block.shape[0], block.device, block.dtype)
-                state.statistics = statistics
-            state.last = last
-            try:
-                y = module(block, state)
-            except Unmeasured:
-                continue
-            yield y
-        again = statistics.settle()
-
-
-def _mark_last(blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
-    before: Tensor | None = None
-    for block in blocks:
-        if before is not None:
-            yield before, False
-        before = block
-    if before is not None:
-        yield before, True
-
-
-def _moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor, int]:
-    rows = x.reshape(x.shape[0], groups, -1)
-    return rows.sum(-1, dtype=torch.float64), rows.square().sum(-1, dtype=torch.float64), rows.shape[-1]
-
-
-def _settle(total: Tensor, square: Tensor, count: int, *, eps: float) -> Statistics:
-    mean = total / max(1, count)
-    variance = (square / max(1, count) - mean.square()).clamp(min=0)
-    return mean.float(), (variance + eps).rsqrt().float()
+    norms = norms_over_time(network)
+    while not all(norm.known(state) for norm in norms):
+        trial = state.clone()
+        trial.measuring = True
+        go(trial)
+        settled = [norm.settle(trial, state) for norm in norms]
+        if not any(settled):
+            return  # there is no signal

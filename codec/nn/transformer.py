@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from codec.errors import ConfigError
 from codec.nn.activations import gelu
+from codec.nn.layer import Layer, Span
 from codec.nn.linear import Linear, exact
 from codec.nn.padded import align
 from codec.nn.state import StreamState
@@ -19,7 +20,7 @@ from codec.nn.state import StreamState
 QUERIES = 64  # at a time; each has its own copy of the keys in its window
 
 
-class Attention(nn.Module):
+class Attention(Layer):
     """Every frame attends to itself, the `window - 1` frames before it and the `ahead` frames after it.
 
     Args:
@@ -50,7 +51,7 @@ class Attention(nn.Module):
             seen = torch.zeros(batch, dtype=torch.int64, device=x.device)
         else:
             before = state.get(self, (2, past, dim), x.dtype)
-            seen = state.get((self, "seen"), (), torch.int64)
+            seen = state.get(self, (), torch.int64, "seen")
         query, key, value = self.into(x).chunk(3, dim=-1)
         positions = seen[:, None] + torch.arange(frames, device=x.device)
         query, key = self._rotate(query, positions), self._rotate(key, positions)
@@ -61,24 +62,28 @@ class Attention(nn.Module):
         if state is not None:
             # behind what the next frame to come out needs
             state.put(self, both[:, :, query.shape[1] : query.shape[1] + past])
-            state.put((self, "seen"), end)
+            state.put(self, end, "seen")
         attend = self._by_window if exact(x) else self._at_once
         return self.out(attend(query, both, seen, end))
+
+    def span(self, first: float, last: float) -> Span:
+        """The frames in the window."""
+        return first - (self.window - 1), last + self.ahead
 
     def _wait(
         self, query: Tensor, both: Tensor, seen: Tensor, state: StreamState | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the frames that are complete; the others wait in the stream."""
-        waiting = None if state is None else state.take((self, "query"))
+        waiting = None if state is None else state.take(self, "query")
         if waiting is not None:
             query, seen = torch.cat([waiting, query], dim=1), seen - waiting.shape[1]
-            past, later = self.window - 1, state.take((self, "later"))  # type: ignore[union-attr]
+            past, later = self.window - 1, state.take(self, "later")  # type: ignore[union-attr]
             both = torch.cat([both[:, :, :past], later, both[:, :, past:]], dim=2)  # type: ignore[list-item]
         if state is None or state.last:
             return query, F.pad(both, (0, 0, 0, self.ahead)), seen
         ready = max(0, query.shape[1] - self.ahead)
-        state.hold((self, "query"), query[:, ready:])
-        state.hold((self, "later"), both[:, :, ready + self.window - 1 :])
+        state.hold(self, query[:, ready:], "query")
+        state.hold(self, both[:, :, ready + self.window - 1 :], "later")
         return query[:, :ready], both, seen
 
     def _rotate(self, x: Tensor, positions: Tensor) -> Tensor:
@@ -125,7 +130,7 @@ class Attention(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-class TransformerLayer(nn.Module):
+class TransformerLayer(Layer):
     """Attention and a two-layer perceptron, each normalized before and scaled down after.
 
     Args:
@@ -158,8 +163,12 @@ class TransformerLayer(nn.Module):
         x = x + self.gain1 * y
         return x + self.gain2 * self.contract(gelu(self.expand(self.norm2(x))))
 
+    def span(self, first: float, last: float) -> Span:
+        """The frames in the attention's window."""
+        return self.attention.span(first, last)
 
-class Transformer(nn.Module):
+
+class Transformer(Layer):
     """Layers of windowed attention over the frames of a latent.
 
     Args:
@@ -182,7 +191,7 @@ class Transformer(nn.Module):
         ahead: int = 0,
     ) -> None:
         super().__init__()
-        self.back, self.ahead = layers * (window - 1), layers * ahead
+        self.ahead = ahead
         self.layers = nn.ModuleList(
             TransformerLayer(dim, heads, hidden or 4 * dim, window, ahead) for _ in range(layers)
         )
@@ -196,6 +205,8 @@ class Transformer(nn.Module):
             x = layer(x, state)
         return x.transpose(1, 2)
 
-    def needs(self, first: float, last: float) -> tuple[float, float]:
-        """The frames that frames `first` to `last` depend on."""
-        return (first - self.back, last + self.ahead)
+    def span(self, first: float, last: float) -> Span:
+        """Through the layers, from the last to the first."""
+        for layer in self.layers:
+            first, last = layer.span(first, last)  # type: ignore[operator]
+        return first, last

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from codec.api import find
 from codec.build import build, make
-from codec.checkpoint import fill
+from codec.checkpoint import fill, find
 from codec.errors import ConfigError
 from codec.train import receipts
 from codec.train.assembly import compile_networks, first_crops, make_data, make_task, make_trainer

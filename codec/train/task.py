@@ -123,7 +123,7 @@ class CodecTask(lightning.LightningModule):
         assert self.crops is not None
         crops = self.crops()
         if not self.pretrained:
-            self.codec.start(crops)
+            self.codec.initialise(crops)
         if self.discriminators is not None:
             self.discriminators.initialise(crops[:8].to(self.codec.device))
         if not self.pretrained and self.train_config.q_start == 0:
@@ -134,7 +134,7 @@ class CodecTask(lightning.LightningModule):
     def initialise_codebooks(self) -> None:
         """Before the first quantized batch: the codebooks, from the latents of the crops."""
         assert self.crops is not None
-        self.codec.start_books(self.crops().to(self.codec.device))
+        self.codec.initialise_codebooks(self.crops().to(self.codec.device))
         if self.average is not None:
             self.average.module.quantizer.load_state_dict(self.codec.quantizer.state_dict())  # type: ignore[union-attr]
 
