@@ -83,7 +83,7 @@ def test_a_file_that_names_the_shell_runs_nothing(
         if place == "quantizer"
         else tiny_config | {"model": model | {place: evil}}
     )
-    checkpoint.save(checkpoint.load(tiny_model)[0], tmp_path / "evil.safetensors", config)
+    checkpoint.save(checkpoint.load(tiny_model), tmp_path / "evil.safetensors", config)
     monkeypatch.setattr(build, "import_module", lambda name: pytest.fail(f"{name} was imported"))
     monkeypatch.setitem(build.PARTS, "encoder", {})
     with pytest.raises(ConfigError):
@@ -146,10 +146,11 @@ def test_weights_with_the_names_of_earlier_versions_load(tiny_config: dict[str, 
     assert '"revive":"threshold"' in config
     fingerprint = checkpoint._fingerprint(config, then)
     save_file(then, tmp_path / "then.safetensors", text | {"config": config, "fingerprint": fingerprint})
-    old, metadata = checkpoint.load(tmp_path / "then.safetensors")
+    old = checkpoint.load(tmp_path / "then.safetensors")
+    metadata = old.metadata
     assert metadata["fingerprint"] == fingerprint != text["fingerprint"]
     assert metadata["config"]["quantizer"] == quantizer
-    new, _ = checkpoint.load(path)
+    new = checkpoint.load(path)
     audio = 0.1 * torch.randn(1, 1, 6400)
     with torch.no_grad():
         assert torch.equal(old.encode(audio), new.encode(audio))
@@ -160,4 +161,8 @@ def test_the_default_model_keeps_its_fingerprint() -> None:
     with safe_open(path, framework="pt") as file:
         assert any(".books." in name for name in file.keys()), "it was written under earlier names"  # noqa: SIM118
         stored = file.metadata()["fingerprint"]
-    assert checkpoint.load(path)[1]["fingerprint"] == stored == checkpoint.read_metadata(path)["fingerprint"]
+    assert (
+        checkpoint.load(path).metadata["fingerprint"]
+        == stored
+        == checkpoint.read_metadata(path)["fingerprint"]
+    )
