@@ -58,7 +58,11 @@ def test_the_fingerprint_can_be_computed_from_the_weights_file_alone(tiny_model)
         )
         first, last = (8 + length + offset for offset in told["data_offsets"])
         digest.update(data[first:last])
-    assert digest.hexdigest()[:16] == metadata["fingerprint"] == checkpoint.load(tiny_model).metadata["fingerprint"]
+    assert (
+        digest.hexdigest()[:16]
+        == metadata["fingerprint"]
+        == checkpoint.load(tiny_model).metadata["fingerprint"]
+    )
 
 
 def test_samples_are_judged_by_the_end_record_and_not_in_a_cut_file():
