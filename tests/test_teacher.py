@@ -24,7 +24,8 @@ from codec import assets
 from codec.build import keywords, resolve
 from codec.build import make as make_part
 from codec.errors import CodecError, ConfigError
-from codec.losses.teacher import SemanticTeacher, SpeechFeatures
+from codec.losses.teacher import SemanticTeacher
+from codec.semantic import SpeechFeatures
 from codec.train.compose import compose
 from codec.train.config import parse
 from codec.train.export import export
@@ -207,7 +208,7 @@ def test_a_missing_teacher_is_one_sentence(
     other = Path(shutil.copytree(teachers["hubert"], tmp_path / "other"))
     settings = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(settings | {"model_type": "bert"}))
-    refused(other, "is a bert; a teacher is one of hubert")
+    refused(other, "is a bert; a speech encoder is one of hubert")
     deeper = Path(shutil.copytree(teachers["hubert"], tmp_path / "deeper"))
     (deeper / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 4}))
     refused(deeper, "lack encoder.layers.3")
@@ -218,7 +219,7 @@ def test_a_missing_teacher_is_one_sentence(
 def test_no_network_is_one_sentence(tmp_path: Path) -> None:
     program = (
         "from codec.errors import ConfigError\n"
-        "from codec.losses.teacher import SpeechFeatures\n"
+        "from codec.semantic import SpeechFeatures\n"
         "try: SpeechFeatures('someone/hubert', sample_rate=16000)\n"
         "except ConfigError as error: print(error)\n"
     )
@@ -228,14 +229,14 @@ def test_no_network_is_one_sentence(tmp_path: Path) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, env=settings, timeout=120, check=True
     )
     (line,) = done.stdout.splitlines()
-    assert line.startswith("the teacher 'someone/hubert' cannot be loaded")
+    assert line.startswith("the speech model 'someone/hubert' cannot be loaded")
     assert "needs a network" in line
 
 
 def test_crops_that_a_teacher_cannot_hear(teachers: dict[str, Path]) -> None:
-    with pytest.raises(CodecError, match=r"cannot take crops of 0\.01 s"):
+    with pytest.raises(CodecError, match=r"cannot take clips of 0\.01 s"):
         SpeechFeatures(str(teachers["hubert"]), sample_rate=16000)(torch.zeros(1, 1, 160))
-    with pytest.raises(CodecError, match="cannot take crops of 3 s"):
+    with pytest.raises(CodecError, match="cannot take clips of 3 s"):
         SpeechFeatures(str(teachers["whisper"]), sample_rate=16000)(torch.zeros(1, 1, 48000))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ import torch
 from codec import audio
 from codec.errors import ConfigError
 from codec.metrics.base import Metric, Signal, Unscorable, check
+from codec.semantic import first_line, transformers
 
 REMEMBERED = 64  # originals whose voice and words are kept: all systems of an evaluation hear the same ones
 LONGEST = 30.0  # seconds; Whisper hears no more at once, longer clips are taken in windows with time stamps
@@ -109,28 +109,24 @@ def _remembered_words(model: str, samples: bytes, sample_rate: int) -> str:
 
 @cache
 def _speaker_network(folder: str) -> tuple[Any, Any]:
-    from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
-
-    _hush()
+    package = transformers()
     try:
-        extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
-        network = AutoModelForAudioXVector.from_pretrained(
+        extractor = package.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        network = package.AutoModelForAudioXVector.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
     except Exception as error:  # whatever a broken folder makes transformers raise
         raise ConfigError(
-            f"{folder} holds no speaker network that can be used ({_first_line(error)})"
+            f"{folder} holds no speaker network that can be used ({first_line(error)})"
         ) from None
     return extractor, network.eval()
 
 
 @cache
 def _recogniser(folder: str) -> Any:
-    from transformers import pipeline
-
-    _hush()
+    package = transformers()
     try:
-        return pipeline(
+        return package.pipeline(
             "automatic-speech-recognition",
             model=folder,
             device="cpu",
@@ -139,25 +135,12 @@ def _recogniser(folder: str) -> Any:
         )
     except Exception as error:  # whatever a broken folder makes transformers raise
         raise ConfigError(
-            f"{folder} holds no speech recogniser that can be used ({_first_line(error)})"
+            f"{folder} holds no speech recogniser that can be used ({first_line(error)})"
         ) from None
 
 
 def _is_whisper(listen: Any) -> bool:
     return bool(listen.model.config.model_type == "whisper")
-
-
-def _hush() -> None:
-    """No bars and no advice of transformers in the middle of ours."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", module="transformers")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class NetworkMetric(Metric):
