@@ -17,7 +17,7 @@ from torch import Tensor
 from codec import audio
 from codec.bitstream import RESAMPLERS, Gap, Header, TokReader, TokWriter
 from codec.checkpoint import load
-from codec.errors import AudioError, CheckpointError, TokError
+from codec.errors import CheckpointError, TokError
 from codec.models.codec import Codec
 from codec.system import atomic_write
 
@@ -43,11 +43,13 @@ class Encoded:
         header: of the token file, `num_samples` filled in.
         num_frames: T.
         num_bytes: of the whole file.
+        warnings: what is missing from the source or wrong with its sound, a sentence with its number each.
     """
 
     header: Header
     num_frames: int
     num_bytes: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -113,15 +115,19 @@ def encode_file(
     codec = codec or load()
     with audio.Reader(source) as reader:
         info = reader.info
-        # an MP3 header may only estimate the length; the end of the token file then tells it
-        known = None if info.format == "MPEG" else info.frames
         plan = audio.plan(info.sample_rate, info.channels, codec.sample_rate, codec.channels, channels)
-        encoder = TokenEncoder(codec, plan, known, num_codebooks=num_codebooks, beam=beam, refine=refine)
+        encoder = TokenEncoder(
+            codec, plan, info.frames, num_codebooks=num_codebooks, beam=beam, refine=refine
+        )
+        meter = audio.Meter(
+            info.channels
+        )  # measures shares and means, which a second reading leaves as they are
 
         def blocks() -> Iterator[audio.Audio]:
             if reader.position:
                 reader.seek(0)
             for block in reader.blocks(BLOCK_SECONDS * info.sample_rate):
+                meter.push(block)
                 yield block
                 if progress is not None:
                     progress(reader.position, info.frames)
@@ -136,11 +142,10 @@ def encode_file(
                 for block in blocks():
                     writer.write(encoder.push(block))
                 writer.write(encoder.flush())
-            if known is not None and reader.position != known:
-                raise AudioError(f"{reader.name}: is cut: it ends after {reader.position} of {known} samples")
             writer.num_samples = reader.position
         header = replace(encoder.header, num_samples=reader.position)
-        return Encoded(header, writer.num_frames, writer.bytes_written)
+        warnings = (*reader.notes, *meter.warnings(mixed=plan.policy == "mix"))
+        return Encoded(header, writer.num_frames, writer.bytes_written, warnings)
 
 
 def decode_file(

@@ -55,11 +55,11 @@ def encode_live(
     num_codebooks: int | None = None,
     policy: str = "mix",
     clock: Clock | None = None,
-) -> None:
+) -> list[str]:
     """Encode sound as it arrives; every frame leaves as a packet of its own.
 
     Args:
-        source: WAV or bare 16-bit samples.
+        source: WAV or bare 16-bit samples; another sound file is read to its end first.
         target: gets a .tok stream, flushed frame by frame.
         codec: one that does not normalise over the whole signal; if it looks ahead, packets leave late.
         sample_rate: of bare samples; the codec's by default.
@@ -67,6 +67,9 @@ def encode_live(
         num_codebooks: use the first codebooks only.
         policy: for channels that do not fit.
         clock: takes the times.
+
+    Returns:
+        What is missing from the source or wrong with its sound, a sentence each.
 
     Raises:
         AudioError: the source is no sound that can be read.
@@ -82,15 +85,18 @@ def encode_live(
     clock.waits = f"frame {1000 * codec.hop / codec.sample_rate:g} ms"
     if encoder.latency:
         clock.waits += f" + look-ahead {1000 * encoder.latency / codec.sample_rate:g} ms"
+    meter = audio.Meter(sound.channels)
     with TokWriter(target, encoder.header, frames_per_chunk=1, index=False) as writer:
         try:
             for block in sound:
+                meter.push(block)
                 with clock.block(sound.sample_rate, block.shape[1]):
                     writer.write(encoder.push(block))
         except KeyboardInterrupt:
             pass  # the end of a recording, not of the file
         writer.write(encoder.flush())
         writer.num_samples = sound.position
+    return [*sound.notes, *meter.warnings(mixed=plan.policy == "mix")]
 
 
 def decode_live(

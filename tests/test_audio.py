@@ -374,3 +374,92 @@ def test_an_hour_is_converted_in_constant_memory(tmp_path: Path) -> None:
 def test_importing_audio_loads_no_torch() -> None:
     script = "import sys, codec.audio; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "False\n"
+
+
+# what is wrong with a recording
+
+
+def warned(sound: audio.Audio, *, mixed: bool = True) -> list[str]:
+    meter = audio.Meter(len(sound))
+    for start in range(0, sound.shape[1], 777):
+        meter.push(sound[:, start : start + 777])
+    return meter.warnings(mixed=mixed)
+
+
+def test_channels_that_cancel_are_named_with_the_number() -> None:
+    one = noise(1, 9000)
+    rest = 10 ** (-43 / 20) * noise(1, 9000, 1)
+    (warning,) = warned(np.concatenate([one + rest, rest - one]))
+    assert "their mix is 43 dB below them" in warning
+    assert warned(np.concatenate([one + rest, rest - one]), mixed=False) == []
+    assert warned(np.concatenate([one, one])) == []
+    assert warned(np.concatenate([one, -one])) != []
+    assert warned(np.zeros((2, 9000), np.float32)) == []
+
+
+def test_an_offset_and_clipping_are_named_with_the_number() -> None:
+    sound = noise(2, 20000)
+    sound[1] += 0.12 - sound[1].mean()
+    assert warned(sound) == ["channel 2 has an offset (DC) of 0.120 of full scale"]
+    sine = np.sin(np.arange(48000) * 2 * np.pi * 440 / 48000)[None].astype(np.float32)
+    assert warned(0.9 * sine) == warned(sine) == []
+    clipped = np.clip(2 * sine, -1, 1)
+    share = 100 * float((np.abs(2 * sine) >= 1).mean())
+    (warning,) = warned(clipped)
+    assert warning.endswith("% of the samples are clipped")
+    assert abs(float(warning.split("%")[0]) - share) < 0.5
+    assert warned(4 * sine)[-1] == "the peak is 12.0 dB above full scale"
+
+
+def test_integers_kept_as_floats_are_refused(tmp_path: Path) -> None:
+    sound = 0.1 * noise(1, 1000)
+    sound[0, 500] = 3000
+    soundfile.write(tmp_path / "a.wav", sound.T, 16000, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"sample 500 is 3000, and full scale is 1\.0"):
+        audio.read(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(2_000_000_000, 1), (16000, 1500)])
+def test_what_a_header_cannot_mean_is_refused_before_anything_is_sized_by_it(
+    rate: int, channels: int
+) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros((64000, 1)), 16000, format="WAV", subtype="PCM_16")
+    data = bytearray(file.getvalue())
+    data[22:24], data[24:28] = channels.to_bytes(2, "little"), rate.to_bytes(4, "little")
+    data[32:34] = (2 * channels).to_bytes(2, "little")
+    with pytest.raises(AudioError):
+        audio.read(io.BytesIO(data))
+
+
+# walking through folders
+
+
+def test_a_walk_takes_regular_files_once_and_names_the_rest(tmp_path: Path) -> None:
+    for name in ("a.wav", "deep/b.flac", "deep/notes.txt", "outside/c.wav", ".hidden.wav"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(name.encode())
+    root = tmp_path / "in"
+    (root / "outside").rename(tmp_path / "outside")
+    (root / "again.wav").symlink_to(root / "a.wav")
+    (root / "self").symlink_to(root)
+    (root / "linked").symlink_to(tmp_path / "outside")
+    (root / "gone.wav").symlink_to(tmp_path / "nothing")
+    (root / "results").mkdir()
+    (root / "results" / "old.wav").touch()
+    os.mkfifo(root / "pipe.wav")
+    os.mkdir(os.fsencode(root / "odd") + b"\xe9")
+    odd = os.fsencode(root / "odd") + b"\xe9/\xff.WAV"
+    with open(odd, "wb"):
+        pass
+    found = audio.walk(root, (".wav", ".flac"), skip=str(root / "results"))
+    places = [os.path.relpath(path, root) for path in found.files]
+    assert places == ["a.wav", "deep/b.flac", os.path.relpath(os.fsdecode(odd), root), "linked/c.wav"]
+    assert {os.path.relpath(path, root): why for path, why in found.left_out.items()} == {
+        "again.wav": "found under another name too",
+        "self": "found under another name too",
+        "gone.wav": "broken link",
+        "pipe.wav": "named pipe",
+    }
+    assert found.others == {"txt": 1}
+    assert found.summary() == "1 txt, 1 broken link, 2 found under another name too, 1 named pipe"

@@ -21,6 +21,7 @@ from codec.audio.convert import (
 from codec.audio.folders import Walk, walk
 from codec.audio.meter import Meter
 from codec.audio.reader import (
+    FULL_SCALE_LIMIT,
     MAX_CHANNELS,
     MAX_RATE,
     SUFFIXES,
@@ -35,6 +36,7 @@ from codec.audio.reader import (
 from codec.audio.writer import Writer, write
 
 __all__ = [
+    "FULL_SCALE_LIMIT",
     "MAX_CHANNELS",
     "MAX_RATE",
     "POLICIES",

@@ -214,7 +214,7 @@ def _flac(file: IO[bytes], facts: Facts, head: bytes, end: int) -> None:
 
 def _flac_frame_end(head: bytes, block: int) -> int | None:
     """The sample after the frame whose header this is (RFC 9639, 9.1); None if it is no header."""
-    if len(head) < 16 or head[1] not in (0xF8, 0xF9) or head[3] & 1:
+    if len(head) < 16 or head[1] not in (0xF8, 0xF9) or head[2] < 0x10 or head[3] & 1:
         return None
     ones = 8 - (head[4] ^ 0xFF).bit_length()  # the number is coded like UTF-8
     if ones in (1, 8) or head[4] == 0xFF:
@@ -235,7 +235,7 @@ def _flac_frame_end(head: bytes, block: int) -> int | None:
         check ^= byte
         for _ in range(8):
             check = check << 1 ^ (0x107 if check & 0x80 else 0)
-    if not code or check != head[at]:
+    if check != head[at]:
         return None
     return (number if head[1] & 1 else number * block) + length
 

@@ -105,7 +105,7 @@ def run(jobs: Jobs, work: Callable[[Job, Progress], str], done: str) -> None:
         if not jobs.folder:
             (job,) = jobs.jobs
             note = _attempt(job, work, bar(job.source, None))
-            typer.echo(f"{_shown(job.target)}: {note}", err=job.target == STANDARD)
+            typer.echo(f"{shown(job.target)}: {note}", err=job.target == STANDARD)
             return
         failed, existing = [], 0
         whole = bar("all files", len(jobs.jobs))
@@ -118,12 +118,12 @@ def run(jobs: Jobs, work: Callable[[Job, Progress], str], done: str) -> None:
                 os.makedirs(Path(job.target).parent, exist_ok=True)
                 _attempt(job, work, bar(job.source, None))
             except CodecError as error:
-                name = _shown(job.source)
+                name = shown(job.source)
                 failed.append(f"{name}: {str(error).removeprefix(f'{name}: ')}")
             except OSError as error:
-                failed.append(f"{_shown(job.target)}: {error.strerror}")
+                failed.append(f"{shown(job.target)}: {error.strerror}")
             except Exception as error:  # whatever one file does, the others are not to pay for it
-                failed.append(f"{_shown(job.source)}: {type(error).__name__} {error}")
+                failed.append(f"{shown(job.source)}: {type(error).__name__} {error}")
     for line in failed:
         typer.echo(f"codec: {' '.join(line.split())}", err=True)
     made = len(jobs.jobs) - len(failed) - existing
@@ -135,7 +135,7 @@ def run(jobs: Jobs, work: Callable[[Job, Progress], str], done: str) -> None:
         raise typer.Exit(1)
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A file's name for a message; bytes that are no UTF-8 as escapes."""
     return name.encode(errors="backslashreplace").decode()
 
@@ -148,7 +148,7 @@ def _attempt(job: Job, work: Callable[[Job, Progress], str], progress: Progress)
     except OSError as error:
         # the temporary file beside the target is no name that the user knows
         name, verb = (job.source, "read") if error.filename == job.source else (job.target, "written")
-        raise CodecError(f"{_shown(name)} cannot be {verb}: {error.strerror}") from error
+        raise CodecError(f"{shown(name)} cannot be {verb}: {error.strerror}") from error
 
 
 @contextmanager

@@ -39,7 +39,10 @@ def encode(
     ] = None,
     stats: Stats = False,
 ) -> None:
-    """Sound on standard input (WAV, or bare 16-bit samples), token packets on standard output."""
+    """Sound on standard input (WAV, or bare 16-bit samples), token packets on standard output.
+
+    Other sound files are known by their first bytes, and read to their end before they are coded.
+    """
     if codebooks is not None and kbps is not None:
         raise typer.BadParameter("choose --codebooks or --kbps, not both")
     _refuse_terminal(sys.stdin.isatty(), "input")
@@ -48,8 +51,9 @@ def encode(
 
     codec, clock = _load(model), live.Clock()
     count = codebooks if kbps is None else codec.codebooks_for(kbps)
+    warnings: list[str] = []
     try:
-        live.encode_live(
+        warnings = live.encode_live(
             sys.stdin.buffer,
             sys.stdout.buffer,
             codec,
@@ -60,6 +64,8 @@ def encode(
         )
     except BrokenPipeError:
         _hang_up()
+    for warning in warnings:
+        typer.echo(f"codec: standard input: {warning}", err=True)
     if stats:
         typer.echo(f"codec: {clock.report()}", err=True)
 

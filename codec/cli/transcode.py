@@ -62,6 +62,8 @@ def encode(
                 channels=channels,
                 progress=progress,
             )
+        for warning in done.warnings:
+            typer.echo(f"codec: {files.shown(job.source)}: {warning}", err=True)
         return (
             f"{done.seconds:.2f} s, {len(done.header.codebook_sizes)} x {done.num_frames} tokens, "
             f"{done.num_bytes} bytes, {done.kbps:.2f} kbps"

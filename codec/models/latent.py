@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from codec.audio import FULL_SCALE_LIMIT
 from codec.errors import CodecError, ConfigError
 from codec.models.fade import Fade
 from codec.models.parts import Decoder, Encoder
@@ -174,7 +175,8 @@ class LatentCodec(Changing):
         """`audio` `(B, C, N)` as float32.
 
         Raises:
-            CodecError: samples that are no floating point numbers, or weights that are not in float32.
+            CodecError: samples that are no floating point numbers or (where looking costs nothing, on the CPU) no
+                sound, or weights that are not in float32.
             ValueError: wrong shape.
         """
         if not isinstance(audio, Tensor) or not audio.is_floating_point():
@@ -184,6 +186,10 @@ class LatentCodec(Changing):
             )
         if audio.dim() != 3 or audio.shape[1] != self.channels:
             raise ValueError(f"audio has shape {tuple(audio.shape)}, expected (B, {self.channels}, N)")
+        if audio.device.type == "cpu" and audio.numel() and not audio.abs().amax() <= FULL_SCALE_LIMIT:
+            raise CodecError(
+                f"audio has a sample of {audio.abs().amax():g}, and full scale is 1.0: divide integers by theirs first"
+            )
         self.require_float32()
         return audio.float()
 
