@@ -105,7 +105,7 @@ def guarded(function: Any) -> Any:
 
 
 def show(coded: Coded, progress: gr.Progress) -> Iterator[tuple[Any, ...]]:
-    """Everything of the first two tabs for an encoded sound: what can be heard first, then scores and pictures."""
+    """Everything of the first two tabs for an encoded sound: the sound first, then scores and pictures."""
     progress(0.5, desc="decoding")
     decoded, seconds = sound.decode(coded)
     original = coded.original
@@ -114,7 +114,7 @@ def show(coded: Coded, progress: gr.Progress) -> Iterator[tuple[Any, ...]]:
     length = coded.samples / coded.rate
     facts = {
         "bit rate": f"{8 * len(coded.tok) / length / 1000:.2f} kbps ({len(coded.tok)} bytes for {length:.2f} s)",
-        "tokens": f"{len(coded.codes)} books x {coded.codes.shape[1]} frames, {coded.codes.size / length:.0f} a second",
+        "tokens": f"{len(coded.codes)} codebooks x {coded.codes.shape[1]} frames, {coded.codes.size / length:.0f}/s",
         "compression": f"1 : {2 * coded.samples / len(coded.tok):.0f} against 16-bit samples",
     }
     if original is not None:
@@ -125,7 +125,7 @@ def show(coded: Coded, progress: gr.Progress) -> Iterator[tuple[Any, ...]]:
     sounds = {"b": sound.data_url(decoded, coded.rate)}
     if original is not None:
         sounds["a"] = sound.data_url(original, coded.rate)
-    books = [str(k + 1) for k in range(len(coded.codes))]
+    numbers = [str(k + 1) for k in range(len(coded.codes))]
     # the page copies what it serves at each step; nothing of a visit stays behind
     with tempfile.TemporaryDirectory(prefix="codec-demo-") as name:
         folder = Path(name)
@@ -147,8 +147,8 @@ def show(coded: Coded, progress: gr.Progress) -> Iterator[tuple[Any, ...]]:
             gr.skip(),
             sound.code_map(coded.codes, sizes),
             sound.usage(coded.codes, sizes),
-            gr.CheckboxGroup(choices=books, value=books),
-            gr.Slider(value=len(books)),
+            gr.CheckboxGroup(choices=numbers, value=numbers),
+            gr.Slider(value=len(numbers)),
         )
 
 
@@ -196,23 +196,23 @@ def click(coded: Coded | None, event: gr.SelectData) -> tuple[Any, Any]:
 
 
 @guarded
-def mute(coded: Coded | None, heard: list[str]) -> Any:
-    """Decode some of the books."""
+def mute(coded: Coded | None, chosen: list[str]) -> Any:
+    """Decode some of the codebooks."""
     if coded is None:
         raise gr.Error("Encode a sound first.", title="No tokens")
-    audio = sound.decode_books(coded, [int(book) - 1 for book in heard])
+    audio = sound.decode_codebooks(coded, [int(number) - 1 for number in chosen])
     return sound.load(coded.model).sample_rate, sound.pcm(audio)
 
 
 @guarded
 def break_it(
-    coded: Coded | None, bit_errors: float, lost: float, books: int, seed: int
+    coded: Coded | None, bit_errors: float, lost: float, codebooks: int, seed: int
 ) -> tuple[Any, str, Figure]:
     """Decode after a bad channel."""
     if coded is None:
         raise gr.Error("Encode a sound in the first tab, then break it here.", title="No tokens")
     rate = sound.load(coded.model).sample_rate
-    codes, text = sound.damage(coded, bit_errors / 100, lost / 100, int(books), int(seed))
+    codes, text = sound.damage(coded, bit_errors / 100, lost / 100, int(codebooks), int(seed))
     audio = sound.decode_codes(coded, codes)
     whole = sound.decode_codes(coded, coded.codes)
     return (rate, sound.pcm(audio)), text, sound.spectrograms(whole, audio, rate, ("sent", "received"))
@@ -220,8 +220,8 @@ def break_it(
 
 def run_state(folder: str) -> tuple[Any, Any, str, Any]:
     """Curves, usage and the newest validation sound of a training run; what there is not yet takes no place."""
-    losses, books, text, audio = _read_run(folder)
-    plots = [gr.Plot(value=figure, visible=figure is not None) for figure in (losses, books)]
+    losses, usage, text, audio = _read_run(folder)
+    plots = [gr.Plot(value=figure, visible=figure is not None) for figure in (losses, usage)]
     return *plots, text, gr.Audio(value=audio, visible=audio is not None)
 
 
@@ -276,13 +276,13 @@ def page(models: list[str], live_url: str) -> gr.Blocks:
                     clip = gr.Dropdown(names, value=ready, label="or a clip", interactive=True)
                 with gr.Column(min_width=300):
                     model = gr.Dropdown(models, value=models[0], label="Model")
-                    books = gr.Slider(
+                    codebooks = gr.Slider(
                         prefixes[0],
                         prefixes[-1],
                         prefixes[-1],
                         step=1,
                         label="Codebooks",
-                        elem_id="books",
+                        elem_id="codebooks",
                         info=f"each adds {first.bitrate(1) / 1000:g} kbps",
                     )
                     go = gr.Button("Encode and decode", variant="primary", elem_id="go")
@@ -325,15 +325,15 @@ def page(models: list[str], live_url: str) -> gr.Blocks:
                     label="That frame and its neighbours", interactive=False, autoplay=True, visible=False
                 )
                 frame_vectors = gr.Plot(label="Code vectors", show_label=False, visible=False)
-            heard = gr.CheckboxGroup([], label="Codebooks that are heard", elem_id="heard")
+            chosen = gr.CheckboxGroup([], label="Codebooks to decode", elem_id="chosen")
             partial = gr.Audio(label="Only these codebooks", interactive=False, elem_id="partial")
             histogram = gr.Plot(label="Usage", show_label=False)
         with gr.Tab("Break it"):
             with gr.Row():
                 errors = gr.Slider(0, 20, 1, step=0.1, label="Bit errors, %", min_width=220, elem_id="errors")
                 lost = gr.Slider(0, 50, 0, step=1, label="Frame loss, %", min_width=220)
-                kept = gr.Slider(1, prefixes[-1], prefixes[-1], step=1, label="Books kept", min_width=220)
-                seed = gr.Number(0, label="Accident no.", precision=0, minimum=0, min_width=220)
+                kept = gr.Slider(1, prefixes[-1], prefixes[-1], step=1, label="Codebooks kept", min_width=220)
+                seed = gr.Number(0, label="Random seed", precision=0, minimum=0, min_width=220)
             damage_text = gr.Markdown(elem_id="damage")
             broken = gr.Audio(label="What arrives", interactive=False, elem_id="broken")
             broken_picture = gr.Plot(label="Sent, received, difference", show_label=False)
@@ -349,12 +349,14 @@ def page(models: list[str], live_url: str) -> gr.Blocks:
             run_usage = gr.Plot(label="Codebooks", show_label=False, visible=False)
             run_audio = gr.Audio(label="Newest validation sound", interactive=False, visible=False)
             timer = gr.Timer(10)
-        shown = [state, player, facts, pictures, get_tok, get_wav, token_map, histogram, heard, kept]
+        shown = [state, player, facts, pictures, get_tok, get_wav, token_map, histogram, chosen, kept]
         clip.input(lambda path: path, clip, source, show_progress="hidden")
-        gr.on([go.click, books.release], encode, [source, model, books], shown, concurrency_id="codec")
+        gr.on(
+            [go.click, codebooks.release], encode, [source, model, codebooks], shown, concurrency_id="codec"
+        )
         token_file.upload(drop, [token_file, model], shown, concurrency_id="codec")
         token_map.select(click, state, [frame_sound, frame_vectors], concurrency_id="codec")
-        heard.input(mute, [state, heard], partial, concurrency_id="codec")
+        chosen.input(mute, [state, chosen], partial, concurrency_id="codec")
         changes = [errors.release, lost.release, kept.release, seed.submit]
         gr.on(
             changes,

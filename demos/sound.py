@@ -6,7 +6,6 @@ import base64
 import io
 import tempfile
 import time
-import wave
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,9 +16,12 @@ import torch
 from matplotlib.figure import Figure
 
 import codec
-from codec import assets
+import codec.audio
+from codec import metrics
 from codec.bitstream.pack import code_bits
 from codec.distort import flip_bits, repeat_last
+from codec.metrics import Unscorable
+from codec.nn.spectrogram import decibels
 
 matplotlib.use("Agg")
 # no ground and grey ink: the same picture is at home on a light page and on a dark one
@@ -40,7 +42,7 @@ class Coded:
         model: its name.
         original: `(N,)` float32 at the source's rate, None when a token file was dropped.
         rate: of `original` and of what is decoded, Hz.
-        codes: `(K, T)`, the books of the first channel.
+        codes: `(K, T)`, of the first channel.
         tok: the token file.
         samples: of the source.
         encode_seconds: what encoding took.
@@ -96,7 +98,9 @@ def open_tok(path: str, model: str) -> Coded:
     samples = header.num_samples or 0
     if samples > MOST_SECONDS * header.sample_rate:
         raise codec.CodecError(f"the tokens last longer than the {MOST_SECONDS:.0f} s that the demo takes")
-    return Coded(model, None, header.sample_rate, codes, Path(path).read_bytes(), samples, 0.0)
+    # the rows of split channels alternate
+    first = codes[:: header.streams]
+    return Coded(model, None, header.sample_rate, first, Path(path).read_bytes(), samples, 0.0)
 
 
 def decode(coded: Coded) -> tuple[np.ndarray, float]:
@@ -113,15 +117,15 @@ def decode(coded: Coded) -> tuple[np.ndarray, float]:
 
 
 @torch.inference_mode()
-def decode_books(coded: Coded, heard: list[int]) -> np.ndarray:
-    """Samples at the model's rate of the chosen books only: what a book adds is its step from prefix to prefix."""
+def decode_codebooks(coded: Coded, chosen: list[int]) -> np.ndarray:
+    """Samples at the model's rate of the chosen codebooks only: each adds its step from prefix to prefix."""
     model = load(coded.model)
     codes = torch.from_numpy(coded.codes)[None].long()
     total = torch.zeros(1, model.quantizer.dim, codes.shape[-1])
     before = torch.zeros_like(total)
     for count in (n for n in model.quantizer.prefixes if n <= codes.shape[1]):
         upto = model.quantizer.decode(codes[:, :count])
-        if count - 1 in heard:
+        if count - 1 in chosen:
             total += upto - before
         before = upto
     return model.decode_latent(total, codes.shape[1])[0, 0].numpy()
@@ -147,7 +151,7 @@ def damage(
     """
     random = np.random.default_rng(seed)
     codes, sizes = coded.codes[:codebooks], load(coded.model).quantizer.codebook_sizes[:codebooks]
-    frames = codes.shape[1]
+    codebooks, frames = codes.shape  # no more than were sent
     flips = random.random(frames * sum(code_bits(sizes))) < bit_errors
     lost_frames = random.random(frames) < lost
     lost_frames[:1] = False  # something must be there to repeat
@@ -159,35 +163,23 @@ def damage(
 
 def scores(original: np.ndarray, decoded: np.ndarray, rate: int) -> dict[str, str]:
     """PESQ and STOI as text; a dash and the reason where a score cannot be had."""
-    import soxr
-
-    reference, estimate = (soxr.resample(x, rate, 16000) for x in (original, decoded))
     found = {}
-    try:
-        from pesq import pesq
-
-        found["PESQ"] = f"{pesq(16000, reference, estimate, 'wb'):.2f}"
-    except ImportError:
-        found["PESQ"] = f"– ({assets.install('eval')})"
-    except Exception:
-        found["PESQ"] = "– (no speech in it)"
-    try:
-        from pystoi import stoi
-
-        found["STOI"] = f"{stoi(reference, estimate, 16000):.3f}"
-    except ImportError:
-        found["STOI"] = f"– ({assets.install('eval')})"
+    for label, name in (("PESQ", "pesq_wb"), ("STOI", "stoi")):
+        metric = metrics.get(name)
+        if why := metric.missing():
+            found[label] = f"– ({why})"
+            continue
+        try:
+            found[label] = f"{metric(decoded[: original.size], original, rate):.3f}"
+        except Unscorable as reason:
+            found[label] = f"– ({reason})"
     return found
 
 
 def wav(audio: np.ndarray, rate: int) -> bytes:
     """A 16-bit mono WAV file."""
     target = io.BytesIO()
-    with wave.open(target, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes((np.clip(audio, -1, 1) * 32767).round().astype("<i2").tobytes())
+    codec.audio.write(target, audio[None], rate, format="wav")
     return target.getvalue()
 
 
@@ -229,7 +221,7 @@ def spectrograms(
 
 
 def code_map(codes: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
-    """Picture `(height, width, 3)` uint8 of codes `(K, T)`: one row a book, one colour a code."""
+    """Picture `(height, width, 3)` uint8 of codes `(K, T)`: one row a codebook, one colour a code."""
     share = codes / np.array(sizes[: len(codes)])[:, None]
     colours = matplotlib.colormaps["twilight"](share)[..., :3]
     picture = (colours * 255).astype(np.uint8)
@@ -238,7 +230,7 @@ def code_map(codes: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
 
 
 def usage(codes: np.ndarray, sizes: tuple[int, ...]) -> Figure:
-    """Different codes used by each book."""
+    """Different codes used by each codebook."""
     figure = _figure(9, 2.4)
     axes = figure.add_subplot()
     used = [len(np.unique(row)) for row in codes]
@@ -253,7 +245,7 @@ def usage(codes: np.ndarray, sizes: tuple[int, ...]) -> Figure:
 
 @torch.inference_mode()
 def vectors(coded: Coded, frame: int) -> Figure:
-    """What each book adds to the latent of a frame."""
+    """What each codebook adds to the latent of a frame."""
     model = load(coded.model)
     codes = torch.from_numpy(coded.codes[:, frame : frame + 1])[None].long()
     prefixes = [n for n in model.quantizer.prefixes if n <= codes.shape[1]]
@@ -277,11 +269,7 @@ def vectors(coded: Coded, frame: int) -> Figure:
 
 def _decibels(audio: np.ndarray, rate: int) -> np.ndarray:
     length = 2 ** round(np.log2(0.032 * rate))
-    audio = np.pad(audio, (0, max(0, length - len(audio))))
-    window = np.hanning(length).astype(np.float32)
-    frames = np.lib.stride_tricks.sliding_window_view(audio, length)[:: length // 4] * window
-    power = np.abs(np.fft.rfft(frames, axis=1)).T / window.sum() * 2
-    return 20 * np.log10(power + 1e-5)
+    return decibels(torch.from_numpy(audio), length, length // 4).numpy()
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -308,7 +296,7 @@ class _readable:
 
 def pcm(audio: np.ndarray) -> np.ndarray:
     """16-bit samples, clipped: the page would scale anything else to full level."""
-    return (np.clip(audio, -1, 1) * 32767).round().astype(np.int16)
+    return np.clip(np.rint(audio * 32768), -32768, 32767).astype(np.int16)
 
 
 def curves(train: list[dict], valid: list[dict], names: list[str]) -> Figure:

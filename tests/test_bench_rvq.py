@@ -56,7 +56,7 @@ def test_command() -> None:
     assert "encodec                    it has no beam" in done.output
     done = CliRunner().invoke(app, ["bench", "rvq", "5x8x15x2", "--device", "cpu", "--rounds", "1", "--json"])
     figures = {figure["name"]: figure for figure in json.loads(done.stdout)}
-    assert figures["faiss"]["note"] == "its books have a power of two of codes"
+    assert figures["faiss"]["note"] == "its codebooks have a power of two of codes"
     assert figures["codec.ops"]["wrong"] == 0
     assert figures["codec.ops"]["seconds"] > 0
 

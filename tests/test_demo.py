@@ -140,8 +140,8 @@ def test_a_visit(browser: Any) -> None:
     assert browser.execute_script("return document.querySelector('#player audio.a').paused")
     browser.find_element("css selector", "#player .play").click()
 
-    # fewer books: another sound
-    number = browser.find_element("css selector", "#books input[type=number]")
+    # fewer codebooks: another sound
+    number = browser.find_element("css selector", "#codebooks input[type=number]")
     browser.execute_script(
         "const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set;"
         "set.call(arguments[0], 1); arguments[0].dispatchEvent(new Event('input', {bubbles: true}));",
@@ -255,6 +255,7 @@ def test_damage_hits_as_many_bits_as_asked(tiny_model: Path) -> None:
     coded = sound.encode(str(SPEECH), str(tiny_model), 4)
     same, _ = sound.damage(coded, 0.0, 0.0, 4)
     assert np.array_equal(same, coded.codes)
+    assert sound.damage(coded, 0.0, 0.0, 12)[0].shape == coded.codes.shape  # more than there are
     codes, text = sound.damage(coded, 0.05, 0.2, 3)
     assert codes.shape == (3, coded.codes.shape[1])
     assert codes.max() < 64
@@ -263,8 +264,8 @@ def test_damage_hits_as_many_bits_as_asked(tiny_model: Path) -> None:
     assert not np.array_equal(codes, coded.codes[:3])
 
 
-def test_all_books_together_are_the_whole(tiny_model: Path) -> None:
+def test_all_codebooks_together_are_the_whole(tiny_model: Path) -> None:
     coded = sound.encode(str(SPEECH), str(tiny_model), 4)
     whole = sound.decode_codes(coded, coded.codes)
-    assert np.abs(sound.decode_books(coded, [0, 1, 2, 3]) - whole).max() < 1e-5
-    assert np.abs(sound.decode_books(coded, [0, 2]) - whole).max() > 1e-3
+    assert np.abs(sound.decode_codebooks(coded, [0, 1, 2, 3]) - whole).max() < 1e-5
+    assert np.abs(sound.decode_codebooks(coded, [0, 2]) - whole).max() > 1e-3

@@ -1,9 +1,9 @@
 """Speed and exactness of the codebook search beside what others offer: needs torch and numpy, the others are optional.
 
-Every contender gets the same vectors and books, in turn, round after round; the figures are medians. The vectors are
-white Gaussian noise. The books are as well, with the share of the power that an ideal quantizer of this rate takes from
-a Gaussian source (Cover and Thomas, Elements of Information Theory, section 10.3), so that every stage has as hard a
-choice as the one before.
+Every contender gets the same vectors and codebooks, in turn, round after round; the figures are medians. The vectors
+are white Gaussian noise. The codebooks are as well, with the share of the power that an ideal quantizer of this rate
+takes from a Gaussian source (Cover and Thomas, Elements of Information Theory, section 10.3), so that every stage has
+as hard a choice as the one before.
 """
 
 import argparse
@@ -28,7 +28,7 @@ Search = Callable[[], Tensor]  # -> codes (M, K)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """M vectors of width D against K books of V codes, with so many sequences kept."""
+    """M vectors of width D against K codebooks of V codes, with so many sequences kept."""
 
     rows: int
     dim: int
@@ -57,7 +57,7 @@ class Shape:
         return 2.0 * self.rows * self.dim * self.size * (1 + (self.stages - 1) * self.beam)
 
 
-#: One streaming frame, ten seconds and more of a 75 Hz codec, narrow books as of DAC, a beam.
+#: One streaming frame, ten seconds and more of a 75 Hz codec, narrow codebooks as of DAC, a beam.
 SHAPES = {
     "cpu": (
         Shape(1, 128),
@@ -82,7 +82,7 @@ SHAPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Measurement:
     """One contender on one shape.
 
     Attributes:
@@ -117,37 +117,37 @@ class Missing(Exception):
 
 
 def problem(shape: Shape, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Vectors ``(M, D)`` and books ``(K, V, D)``, the same ones in every run."""
+    """Vectors ``(M, D)`` and codebooks ``(K, V, D)``, the same ones in every run."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape.rows, shape.dim, generator=generator)
-    books = torch.randn(shape.stages, shape.size, shape.dim, generator=generator)
+    codebooks = torch.randn(shape.stages, shape.size, shape.dim, generator=generator)
     taken = 1 - 2 ** (-2 * math.log2(shape.size) / shape.dim)
     sample = torch.randn(1024, shape.dim, generator=generator)
     for stage in range(shape.stages):
-        books[stage] *= sample.square().mean().mul(taken).sqrt()
-        sample = sample - books[stage][usual(sample, books[stage : stage + 1])[:, 0]]
-    return x.to(device), books.to(device)
+        codebooks[stage] *= sample.square().mean().mul(taken).sqrt()
+        sample = sample - codebooks[stage][usual(sample, codebooks[stage : stage + 1])[:, 0]]
+    return x.to(device), codebooks.to(device)
 
 
-def usual(x: Tensor, books: Tensor) -> Tensor:
+def usual(x: Tensor, codebooks: Tensor) -> Tensor:
     """What everybody writes: all distances in float32, their smallest, subtract."""
     residual, codes = x, []
-    for book in books:
-        distance = book.square().sum(1) - 2 * residual @ book.t()
+    for codebook in codebooks:
+        distance = codebook.square().sum(1) - 2 * residual @ codebook.t()
         codes.append(distance.argmin(1))
-        residual = residual - book[codes[-1]]
+        residual = residual - codebook[codes[-1]]
     return torch.stack(codes, 1)
 
 
-def _ours(x: Tensor, books: Tensor, shape: Shape) -> Search:
-    return lambda: ops.rvq_encode(x, books, beam=shape.beam)
+def _ours(x: Tensor, codebooks: Tensor, shape: Shape) -> Search:
+    return lambda: ops.rvq_encode(x, codebooks, beam=shape.beam)
 
 
-def _graph(x: Tensor, books: Tensor, shape: Shape) -> Search:
-    ops.rvq_encode(x, books, beam=shape.beam)  # the library is loaded
+def _graph(x: Tensor, codebooks: Tensor, shape: Shape) -> Search:
+    ops.rvq_encode(x, codebooks, beam=shape.beam)  # the library is loaded
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        codes = ops.rvq_encode(x, books, beam=shape.beam)
+        codes = ops.rvq_encode(x, codebooks, beam=shape.beam)
 
     def search() -> Tensor:
         graph.replay()
@@ -156,22 +156,22 @@ def _graph(x: Tensor, books: Tensor, shape: Shape) -> Search:
     return search
 
 
-def _exact_torch(x: Tensor, books: Tensor, shape: Shape) -> Search:
-    return lambda: plain.rvq_encode(x[None], books[None], shape.beam)[0]
+def _exact_torch(x: Tensor, codebooks: Tensor, shape: Shape) -> Search:
+    return lambda: plain.rvq_encode(x[None], codebooks[None], shape.beam)[0]
 
 
-def _usual(x: Tensor, books: Tensor, shape: Shape) -> Search:
+def _usual(x: Tensor, codebooks: Tensor, shape: Shape) -> Search:
     _greedy(shape)
-    return lambda: usual(x, books)
+    return lambda: usual(x, codebooks)
 
 
-def _compiled(x: Tensor, books: Tensor, shape: Shape) -> Search:
+def _compiled(x: Tensor, codebooks: Tensor, shape: Shape) -> Search:
     _greedy(shape)
     search = torch.compile(usual, dynamic=False)
-    return lambda: search(x, books)
+    return lambda: search(x, codebooks)
 
 
-def _encodec(x: Tensor, books: Tensor, shape: Shape) -> Search:
+def _encodec(x: Tensor, codebooks: Tensor, shape: Shape) -> Search:
     _greedy(shape)
     try:
         package = assets.optional("encodec.quantization.core_vq", "encodec")
@@ -183,12 +183,12 @@ def _encodec(x: Tensor, books: Tensor, shape: Shape) -> Search:
     quantizer.eval().to(x.device)
     for name, embed in quantizer.named_buffers():  # layers.3._codebook.embed
         if name.endswith(".embed"):
-            embed.copy_(books[int(name.split(".")[1])])
+            embed.copy_(codebooks[int(name.split(".")[1])])
     columns = x.t()[None].contiguous()
     return lambda: quantizer.encode(columns)[:, 0].t()
 
 
-def _vector_quantize_pytorch(x: Tensor, books: Tensor, shape: Shape) -> Search:
+def _vector_quantize_pytorch(x: Tensor, codebooks: Tensor, shape: Shape) -> Search:
     _greedy(shape)
     try:
         from vector_quantize_pytorch import ResidualVQ
@@ -196,17 +196,17 @@ def _vector_quantize_pytorch(x: Tensor, books: Tensor, shape: Shape) -> Search:
         raise Missing("vector-quantize-pytorch is not installed") from error
     quantizer = ResidualVQ(dim=shape.dim, num_quantizers=shape.stages, codebook_size=shape.size)
     quantizer.eval().to(x.device)
-    for layer, book in zip(quantizer.layers, books, strict=True):
-        layer._codebook.embed.copy_(book[None])
+    for layer, codebook in zip(quantizer.layers, codebooks, strict=True):
+        layer._codebook.embed.copy_(codebook[None])
     return lambda: quantizer(x[None])[1][0]
 
 
-def _faiss(x: Tensor, books: Tensor, shape: Shape) -> Search:
+def _faiss(x: Tensor, codebooks: Tensor, shape: Shape) -> Search:
     if x.device.type != "cpu":
         raise Missing("its residual quantizer encodes on the CPU only")
     bits = shape.size.bit_length() - 1
     if shape.size != 1 << bits:
-        raise Missing("its books have a power of two of codes")
+        raise Missing("its codebooks have a power of two of codes")
     try:
         import faiss
     except ImportError as error:
@@ -214,7 +214,7 @@ def _faiss(x: Tensor, books: Tensor, shape: Shape) -> Search:
     faiss.omp_set_num_threads(torch.get_num_threads())
     quantizer = faiss.ResidualQuantizer(shape.dim, shape.stages, bits)
     quantizer.max_beam_size = shape.beam
-    faiss.copy_array_to_vector(books.numpy().ravel(), quantizer.codebooks)
+    faiss.copy_array_to_vector(codebooks.numpy().ravel(), quantizer.codebooks)
     quantizer.is_trained = True
     vectors = x.numpy()
 
@@ -244,7 +244,7 @@ CONTENDERS: dict[str, Callable[[Tensor, Tensor, Shape], Search]] = {
 
 def measure(
     shapes: Sequence[Shape], device: str = "cpu", *, rounds: int = 5, compiled: bool = False
-) -> Iterator[Figure]:
+) -> Iterator[Measurement]:
     """Every contender on every shape.
 
     Args:
@@ -255,24 +255,24 @@ def measure(
     """
     highest = peak(device)
     for shape in shapes:
-        x, books = problem(shape, device)
+        x, codebooks = problem(shape, device)
         figures, searches, extra, wrong = [], {}, {}, {}
         with torch.inference_mode():
             for name, make in CONTENDERS.items():
                 if (name == "torch.compile" and not compiled) or (make is _graph and device == "cpu"):
                     continue
                 try:
-                    search = make(x, books, shape)
+                    search = make(x, codebooks, shape)
                 except Missing as reason:
-                    figures.append(Figure(str(shape), device, name, note=str(reason)))
+                    figures.append(Measurement(str(shape), device, name, note=str(reason)))
                     continue
                 codes, extra[name] = _first(search, device)
-                wrong[name] = mistakes(x, books, codes, shape.beam)
+                wrong[name] = mistakes(x, codebooks, codes, shape.beam)
                 searches[name] = search
             for name, seconds in _medians(searches, device, rounds).items():
                 rate = shape.work / seconds
                 figures.append(
-                    Figure(
+                    Measurement(
                         str(shape),
                         device,
                         name,
@@ -287,34 +287,34 @@ def measure(
         yield from sorted(figures, key=lambda figure: order.index(figure.name))
 
 
-def mistakes(x: Tensor, books: Tensor, codes: Tensor, beam: int = 1) -> int:
-    """How many choices are wrong; see :class:`Figure`. Each stage is judged by the residual it was given."""
+def mistakes(x: Tensor, codebooks: Tensor, codes: Tensor, beam: int = 1) -> int:
+    """How many choices are wrong; see `Measurement`. Each stage is compared for the residual it was given."""
     if beam > 1:
         some = min(CHECKED, len(x))
-        expected = reference.rvq_encode(x[None, :some], books[None], beam)[0]
+        expected = reference.rvq_encode(x[None, :some], codebooks[None], beam)[0]
         return int((expected != codes[:some]).any(1).sum())
-    wrong, step = 0, max(1, (1 << 26) // books.shape[1])
+    wrong, step = 0, max(1, (1 << 26) // codebooks.shape[1])
     for start in range(0, len(x), step):
         residual = x[start : start + step]
-        for book, chosen in zip(books.double(), codes[start : start + step].t(), strict=True):
+        for codebook, chosen in zip(codebooks.double(), codes[start : start + step].t(), strict=True):
             wide = residual.double()
-            half = book.square().sum(1) / 2
-            score = torch.addmm(half, wide, book.t(), beta=-1)
+            half = codebook.square().sum(1) / 2
+            score = torch.addmm(half, wide, codebook.t(), beta=-1)
             # float64 itself is that far off
             unsure = 2.0**-44 * (wide.square().sum(1) + half.max())
             wrong += int((score.gather(1, chosen[:, None])[:, 0] < score.amax(1) - unsure).sum())
-            residual = residual - book[chosen].float()
+            residual = residual - codebook[chosen].float()
     return wrong
 
 
 def check(count: int, shape: Shape, device: str = "cpu") -> int:
     """Wrong choices of the operator for so many random vectors, as many at a time as ``shape`` has rows."""
     wrong = 0
-    _, books = problem(shape, device)
+    _, codebooks = problem(shape, device)
     for seed in range(-(-count // shape.rows)):
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(min(shape.rows, count - seed * shape.rows), shape.dim, generator=generator).to(device)
-        wrong += mistakes(x, books, ops.rvq_encode(x, books))
+        wrong += mistakes(x, codebooks, ops.rvq_encode(x, codebooks))
     return wrong
 
 
@@ -364,7 +364,7 @@ def _first(search: Search, device: str) -> tuple[Tensor, int | None]:
         return search(), None
 
 
-def table(figures: Iterable[Figure]) -> Iterator[str]:
+def table(figures: Iterable[Measurement]) -> Iterator[str]:
     """Lines for people to read."""
     title = ""
     for figure in figures:
@@ -387,15 +387,15 @@ def run(
     threads: int = 1,
     rounds: int = 5,
     compiled: bool = False,
-) -> Iterator[Figure]:
+) -> Iterator[Measurement]:
     """What ``codec bench rvq`` measures.
 
     Args:
         device: ``cpu``, ``cuda``, or ``all`` there are.
-        shapes: each as :meth:`Shape.parse` takes it; without any, ``SHAPES`` of the device.
+        shapes: each as `Shape.parse` takes it; without any, ``SHAPES`` of the device.
         threads: of the CPU.
-        rounds: see :func:`measure`.
-        compiled: see :func:`measure`.
+        rounds: see `measure`.
+        compiled: see `measure`.
 
     Raises:
         ConfigError: there is no such device, or a shape cannot be read.
@@ -450,7 +450,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def show(figures: Iterable[Figure], as_json: bool) -> None:
+def show(figures: Iterable[Measurement], as_json: bool) -> None:
     """Print figures, as lines while they come in or as JSON."""
     if as_json:
         print(json.dumps([asdict(figure) | {"native": native.describe()} for figure in figures], indent=2))

@@ -42,7 +42,7 @@ print(system.peak_memory() / 1e6)
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Measurement:
     """One measured number.
 
     Attributes:
@@ -65,7 +65,7 @@ def measure(
     thread_counts: Sequence[int] = (1, 2),
     batches: Sequence[int] = (1, 4),
     seconds: float = 5.0,
-) -> Iterator[Figure]:
+) -> Iterator[Measurement]:
     """Measure one model, one setting after the other in this process; each figure is the best of three.
 
     Args:
@@ -87,8 +87,12 @@ def measure(
                 many = signal.expand(batch, -1, -1).contiguous()
                 setting = f"{number} threads, batch {batch}"
                 codes = codec.encode(many)
-                yield Figure("encode", setting, batch * seconds / _best(partial(codec.encode, many)), "x")
-                yield Figure("decode", setting, batch * seconds / _best(partial(codec.decode, codes)), "x")
+                yield Measurement(
+                    "encode", setting, batch * seconds / _best(partial(codec.encode, many)), "x"
+                )
+                yield Measurement(
+                    "decode", setting, batch * seconds / _best(partial(codec.decode, codes)), "x"
+                )
     if codec.causal:
         with threads(1), torch.inference_mode():
             yield from _streaming(codec, signal)
@@ -96,9 +100,9 @@ def measure(
         yield _training_step(codec, signal)
     path = os.fspath(checkpoint.find(model))
     loaded, whole, memory = fresh(_START, path, clip)
-    yield Figure("start-up: import and load", "new process", loaded, "s")
-    yield Figure("start-up, encode and decode the clip", "new process", whole, "s")
-    yield Figure("peak memory of that", "new process", memory, "MB")
+    yield Measurement("start-up: import and load", "new process", loaded, "s")
+    yield Measurement("start-up, encode and decode the clip", "new process", whole, "s")
+    yield Measurement("peak memory of that", "new process", memory, "MB")
 
 
 def clip_of(codec: Codec, clip: str, seconds: float) -> Tensor:
@@ -128,7 +132,7 @@ def fresh(script: str, *arguments: str) -> list[float]:
     return [float(word) for word in done.stdout.split()]
 
 
-def _streaming(codec: Codec, signal: Tensor) -> Iterator[Figure]:
+def _streaming(codec: Codec, signal: Tensor) -> Iterator[Measurement]:
     """Wall time from the last sample of a frame to its tokens, and from tokens to samples."""
     encoder, decoder = EncoderStream(codec), DecoderStream(codec)
     encoding, decoding = [], []
@@ -142,12 +146,12 @@ def _streaming(codec: Codec, signal: Tensor) -> Iterator[Figure]:
     for what, spent in (("encode", encoding), ("decode", decoding)):
         for share in (50, 99):
             # the first frames allocate
-            yield Figure(
+            yield Measurement(
                 f"streaming {what}, p{share}", "1 frame", 1000 * float(np.percentile(spent[5:], share)), "ms"
             )
 
 
-def _training_step(codec: Codec, signal: Tensor) -> Figure:
+def _training_step(codec: Codec, signal: Tensor) -> Measurement:
     """Forward and backward of one second, without discriminators and optimiser."""
     codec.train()
     crop = signal[..., : codec.sample_rate]
@@ -158,7 +162,7 @@ def _training_step(codec: Codec, signal: Tensor) -> Figure:
         ((done.audio - crop).abs().mean() + sum(done.losses.values())).backward()
 
     try:
-        return Figure("training step of 1 s, forward and backward", "batch 1", _best(step), "s")
+        return Measurement("training step of 1 s, forward and backward", "batch 1", _best(step), "s")
     finally:
         codec.eval()
 

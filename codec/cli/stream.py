@@ -28,9 +28,9 @@ app = typer.Typer(
 def encode(
     model: Model = "default",
     rate: Annotated[
-        int | None, typer.Option(min=1, help="Of bare samples, in Hz; WAV tells its own.")
+        int | None, typer.Option(min=1, help="Of bare samples, in Hz; a WAV header has it.")
     ] = None,
-    channels: Annotated[int | None, typer.Option(min=1, help="Of bare samples; WAV tells its own.")] = None,
+    channels: Annotated[int | None, typer.Option(min=1, help="Of bare samples; a WAV header has it.")] = None,
     codebooks: Annotated[
         int | None, typer.Option("--codebooks", "-n", min=1, help="Use only the first codebooks.")
     ] = None,

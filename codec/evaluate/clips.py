@@ -26,9 +26,9 @@ class Clip:
         path: of the sound file.
         sample_rate: of the file, in hertz.
         channels: of the file.
-        size: of the file in bytes; with `stamp` it tells a changed file from a finished one.
+        size: of the file in bytes; with `stamp` it shows that a file has changed.
         stamp: when the file was last changed, in nanoseconds.
-        text: what is said, if the manifest tells.
+        text: what is said, if the manifest has it.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Clip:
     text: str | None = None
 
     def note(self, rate: int) -> str:
-        """What is done to it before anything hears it; empty for nothing."""
+        """What is done to it before any system gets it; empty for nothing."""
         steps = [f"{self.channels} channels mixed to one"] if self.channels > 1 else []
         if self.sample_rate != rate:
             steps.append(f"{self.sample_rate} Hz resampled to {rate}")
@@ -57,7 +57,7 @@ class Clip:
         return np.ascontiguousarray(audio.to_model(samples, sample_rate, rate, 1)[0][0, 0])
 
 
-def find(
+def find_clips(
     data: str | os.PathLike[str], filters: Mapping[str, object] | None = None, limit: int | None = None
 ) -> tuple[list[Clip], dict[str, str]]:
     """The clips of a folder, sound file or `.jsonl` manifest, and those that cannot be read with the reason.

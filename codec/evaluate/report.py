@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from codec import audio, metrics
 from codec.evaluate.clips import Clip
@@ -17,6 +18,7 @@ from codec.evaluate.results import Evaluation
 from codec.evaluate.score import EXAMPLE_SECONDS, Row
 from codec.evaluate.summary import RATES, exclusions, failures
 from codec.metrics.base import Signal
+from codec.nn.spectrogram import decibels
 from codec.system import atomic_write
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -68,19 +70,19 @@ def _measures() -> dict[str, Any]:
 
 def _example(clip: Clip, rows: Sequence[Row], store: Path, rate: int) -> dict[str, Any]:
     """A clip to hear and see: the original, then every system with its difference and tokens."""
-    heard = min([EXAMPLE_SECONDS, *(row.seconds for row in rows if row.clip == clip.name and row.example)])
-    original = clip.load(rate, EXAMPLE_SECONDS)[: round(heard * rate)]
-    reference = _decibel(original)
+    seconds = min([EXAMPLE_SECONDS, *(row.seconds for row in rows if row.clip == clip.name and row.example)])
+    original = clip.load(rate, EXAMPLE_SECONDS)[: round(seconds * rate)]
+    reference = _decibels(original)
     systems = []
     for row in rows:
         if row.clip != clip.name or not row.example:
             continue
         decoded = audio.read(store / row.example)[0][0]
-        ours = _decibel(decoded)
+        ours = _decibels(decoded)
         tokens = None
         if row.tokens:
             with np.load(store / row.tokens) as stored:
-                frames = round(heard * stored["codes"].shape[1] / row.seconds)
+                frames = round(seconds * stored["codes"].shape[1] / row.seconds)
                 tokens = {"codes": stored["codes"][:, :frames].tolist(), "sizes": stored["sizes"].tolist()}
         systems.append(
             {
@@ -102,13 +104,9 @@ def _example(clip: Clip, rows: Sequence[Row], store: Path, rate: int) -> dict[st
     }
 
 
-def _decibel(signal: Signal) -> np.ndarray:
+def _decibels(signal: Signal) -> np.ndarray:
     """Spectrogram `(F, T)` in dB of a full-scale sine, high frequencies first."""
-    padded = np.pad(signal, (WINDOW // 2, WINDOW))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[:: WINDOW // 2]
-    window = np.hanning(WINDOW + 1)[:-1]
-    magnitude = np.abs(np.fft.rfft(frames * window)) * 2 / window.sum()
-    return (20 * np.log10(np.maximum(magnitude, 1e-5))).T[::-1]
+    return decibels(torch.from_numpy(signal), WINDOW, WINDOW // 2).numpy()[::-1]
 
 
 def _picture(values: np.ndarray, low: float, high: float, colours: str) -> str:

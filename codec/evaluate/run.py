@@ -17,9 +17,9 @@ from typing import Any
 from codec import __version__, metrics, system
 from codec.distort import TokenChannel
 from codec.errors import ConfigError
-from codec.evaluate import clips as clip_lists
 from codec.evaluate import summary
 from codec.evaluate.baselines import BASELINE_KINDS
+from codec.evaluate.clips import find_clips
 from codec.evaluate.damage import Damaged, describe
 from codec.evaluate.memory import peak_memory
 from codec.evaluate.options import Options
@@ -31,7 +31,7 @@ from codec.evaluate.score import Checked, Row, Task, check_system, score, start_
 
 Progress = Callable[[int, int, str], None]
 Pool = Callable[[Callable[..., Any], Sequence[Any]], Iterator[Any]]
-EXAMPLES = 2  # clips that can be heard in the report
+EXAMPLES = 2  # clips to listen to in the report
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def evaluate(
         if (why := metrics.get(name, model=options.models.get(name)).missing())
     }
     options = options.without(missing)
-    clips, skipped = clip_lists.find(data, options.filters, options.limit)
+    clips, skipped = find_clips(data, options.filters, options.limit)
     examples = {clip.name for clip in clips[:: max(1, len(clips) // EXAMPLES)][:EXAMPLES]}
     store = folder / "data"
     store.mkdir(parents=True, exist_ok=True)
@@ -126,8 +126,8 @@ def evaluate(
     write_results(result, folder)
     families = {one.name: one.family for one in contenders}
     plot(result.table, families, _damaged(contenders), folder / "plots")
-    heard = {row.clip for row in result.rows if row.example}  # not one that no system could code
-    write_report(result, folder, [clip for clip in clips if clip.name in heard], options.rate)
+    coded = {row.clip for row in result.rows if row.example}  # by any system
+    write_report(result, folder, [clip for clip in clips if clip.name in coded], options.rate)
     return result
 
 

@@ -76,8 +76,8 @@ def codebooks(rows: Sequence[Row], folder: Path) -> dict[str, list[dict[str, flo
                 counts = new if counts is None else [a + b for a, b in zip(counts, new, strict=True)]
         if counts:
             found[system] = [
-                asdict(book) | {"usage": book.usage, "perplexity": book.perplexity}
-                for book in map(codebook_statistics, counts)
+                asdict(one) | {"usage": one.usage, "perplexity": one.perplexity}
+                for one in map(codebook_statistics, counts)
             ]
     return found
 

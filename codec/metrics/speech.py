@@ -15,7 +15,7 @@ from codec.metrics.base import Metric, Signal, Unscorable, check
 from codec.semantic import first_line, transformers
 
 REMEMBERED = 64  # originals whose voice and words are kept: all systems of an evaluation hear the same ones
-LONGEST = 30.0  # seconds; Whisper hears no more at once, longer clips are taken in windows with time stamps
+LONGEST = 30.0  # seconds; Whisper takes no more at once, longer clips are taken in windows with time stamps
 
 
 def speaker_similarity(estimate: Signal, reference: Signal, sample_rate: int, model: str) -> float:
@@ -49,7 +49,7 @@ def word_error_rate(
         reference: the original `(N,)`.
         sample_rate: of both, in hertz.
         model: folder with a speech recogniser for transformers' pipeline, such as Whisper (arXiv 2212.04356).
-        text: what is said; without it, what the same recogniser hears in the original.
+        text: what is said; without it, what the same recogniser finds in the original.
 
     Raises:
         Unscorable: the original is silent, or no word is said in it.
@@ -61,12 +61,12 @@ def word_error_rate(
     wanted = words(_remembered_words(model, reference.tobytes(), sample_rate) if text is None else text)
     if not wanted:
         raise Unscorable("the reference has no words")
-    heard = words(transcribe(estimate, sample_rate, model))
-    return float(rate(" ".join(heard), " ".join(wanted)))
+    recognised = words(transcribe(estimate, sample_rate, model))
+    return float(rate(" ".join(recognised), " ".join(wanted)))
 
 
 def transcribe(signal: Signal, sample_rate: int, model: str) -> str:
-    """What the recogniser in the folder `model` hears in `(N,)`.
+    """The text that the recogniser in the folder `model` finds in `(N,)`.
 
     Raises:
         ConfigError: the folder holds no recogniser.

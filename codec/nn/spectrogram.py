@@ -84,6 +84,13 @@ class STFT(nn.Module):
             return spectrum.reshape(*audio.shape[:-1], *spectrum.shape[-2:])
 
 
+def decibels(audio: Tensor, n_fft: int, hop: int) -> Tensor:
+    """Spectrogram `(..., n_fft // 2 + 1, T)` of audio `(..., N)` in dB of a full-scale sine, -100 at least."""
+    stft = STFT(n_fft, hop).to(audio.device)
+    magnitude = stft(audio).abs() * 2 / stft.values.sum()
+    return 20 * magnitude.clamp_min(1e-5).log10().mT
+
+
 def _slaney_mel(hertz: float) -> float:
     """Linear below 1 kHz, logarithmic above (Slaney's Auditory Toolbox, 1998)."""
     return 3 * hertz / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000, 6.4)
