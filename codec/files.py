@@ -428,6 +428,7 @@ def make_header(
         raise CheckpointError(
             "this codec has no fingerprint: write it with codec.checkpoint.save and use what codec.load gives"
         )
+    sizes, streams = codec.quantizer.codebook_sizes[: codec.legal(num_codebooks)], plan.streams
     policy = (
         "split"
         if plan.policy == "split"
@@ -440,11 +441,8 @@ def make_header(
         sample_rate=plan.sample_rate,
         channels=plan.channels,
         hop=codec.hop,
-        codebook_sizes=tuple(
-            size
-            for size in codec.quantizer.codebook_sizes[: codec.legal(num_codebooks)]
-            for _ in range(plan.streams)
-        ),
+        # codebook after codebook, the streams side by side
+        codebook_sizes=tuple(size for size in sizes for _ in range(streams)),
         num_samples=num_samples,
         model_sample_rate=codec.sample_rate,
         channel_policy=policy,

@@ -48,7 +48,8 @@ class CausalConvNeXtBlock(Layer):
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """`(B, T, C)` to `(B, T, C)`."""
-        y = _depthwise(_with_past(self, x, self.history, state), self.depthwise)
+        past = F.pad(x, (0, 0, self.history, 0)) if state is None else state.join(self, x, self.history, 1)
+        y = _depthwise(past, self.depthwise)
         norm, expand, contract = self.norm, self.expand, self.contract
         # not by calls of the modules, which cost a streamed frame more than the arithmetic
         y = torch.layer_norm(y, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
@@ -149,17 +150,15 @@ class FourierEncoder(Encoder):
 
     def spectrum(self, audio: Tensor, state: StreamState | None = None) -> Tensor:
         """Compressed spectra `(B, N / frame, C * 2 * bins)`, real parts before imaginary ones, of `(B, C, N)`."""
-        batch, channels, _ = audio.shape
         past = self.window - self.frame
         if state is None:
             audio = F.pad(audio, (past, 0))
         else:
-            audio = torch.cat([state.get(self, (channels, past), audio.dtype), audio], dim=-1)
-            state.put(self, audio[..., audio.shape[-1] - past :])
+            audio = state.join(self, audio, past, -1)
         with without_autocast(audio.device):
             frames = audio.float().unfold(-1, self.window, self.frame)  # (B, C, T, window)
             spectrum = _scale(linear(frames, self.analysis), self.compression - 1)
-        return spectrum.transpose(1, 2).reshape(batch, spectrum.shape[2], -1)
+        return spectrum.transpose(1, 2).flatten(2)
 
 
 class FourierDecoder(Decoder):
@@ -261,8 +260,7 @@ class FourierDecoder(Decoder):
         if state is None:
             frames = F.pad(frames, (0, 0, past, 0))
         else:
-            frames = torch.cat([state.get(self, (channels, past, self.window), frames.dtype), frames], dim=2)
-            state.put(self, frames[:, :, frames.shape[2] - past :])
+            frames = state.join(self, frames, past, 2)
         parts = frames.view(batch, channels, count + past, overlap, self.frame)
         out = parts[:, :, past:, 0]
         for k in range(1, overlap):
@@ -295,15 +293,6 @@ def _scale(spectrum: Tensor, exponent: float) -> Tensor:
     # exp of log, for `pow` treats the last few elements of a tensor differently from the others
     gain = (power.log() * (exponent / 2)).exp()
     return torch.cat([real * gain, imag * gain], dim=-1)
-
-
-def _with_past(layer: nn.Module, x: Tensor, length: int, state: StreamState | None) -> Tensor:
-    """Put the `length` frames before `x` `(B, T, C)` in front of it and remember its own last ones."""
-    if state is None:
-        return F.pad(x, (0, 0, length, 0))
-    x = torch.cat([state.get(layer, (length, x.shape[2]), x.dtype), x], dim=1)
-    state.put(layer, x[:, x.shape[1] - length :])
-    return x
 
 
 def _depthwise(x: Tensor, weight: Tensor) -> Tensor:

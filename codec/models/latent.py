@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 import torch
@@ -19,7 +19,7 @@ from codec.nn.functional import without_autocast
 from codec.nn.layer import ReceptiveField
 from codec.nn.signal import Unmeasured, measure, norms_over_time
 from codec.nn.state import StreamState
-from codec.nn.version import Changing
+from codec.nn.version import Changing, session
 
 Span = tuple[int, int]  # first sample or frame, and the first one after
 
@@ -224,6 +224,20 @@ class _Stream:
         self.codec = codec
         self.device = codec.device
         self.state = StreamState(codec, batch_size, self.device)
+        self._prepared = False  # all layers have been through a step, see `codec.nn.version.session`
+
+    @contextmanager
+    def _step(self, active: Tensor | None) -> Iterator[None]:
+        """A step of the streams in the exact arithmetic of inference, whatever the mode of the caller."""
+        self.state.active = active
+        session.prepared = self._prepared
+        try:
+            with torch.no_grad(), without_autocast(self.device):
+                yield
+            self._prepared = self.device.type == "cpu"
+        finally:
+            self.state.active = None
+            session.prepared = False
 
     def clone(self) -> Self:
         """An independent batch of streams that goes on from here."""
@@ -357,12 +371,8 @@ class EncoderStream(_Stream):
         return self._encode(self._rest)
 
     def _encode(self, audio: Tensor, active: Tensor | None = None) -> Tensor:
-        self.state.active = active
-        try:
-            with torch.no_grad(), without_autocast(self.device):
-                return self.codec.encode_block(audio, self.state, **self.search)
-        finally:
-            self.state.active = None
+        with self._step(active):
+            return self.codec.encode_block(audio, self.state, **self.search)
 
 
 class DecoderStream(_Stream):
@@ -499,12 +509,8 @@ class DecoderStream(_Stream):
         self._fade.load_state_dict(state)
 
     def _decode(self, block: Callable[[], Tensor], frames: int, active: Tensor | None) -> Tensor:
-        self.state.active = active
-        try:
-            with torch.no_grad(), without_autocast(self.device):
-                audio = self._fade(block(), active)
-        finally:
-            self.state.active = None
+        with self._step(active):
+            audio = self._fade(block(), active)
         self._frames += frames
         self._heard += audio.shape[-1]
         return audio

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from codec.nn.layer import Pointwise
 from codec.nn.linear import exact
 from codec.nn.state import StreamState
+from codec.nn.version import session
 from codec.ops import layers
 
 
@@ -126,7 +127,7 @@ def gelu(x: Tensor) -> Tensor:
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """Its approximation by a hyperbolic tangent, `x / (1 + exp(-2 u))` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`."""
-    if not exact(x):
+    if not (session.prepared or exact(x)):
         return F.gelu(x, approximate="tanh")
     scale = -2 * (2 / torch.pi) ** 0.5
     y = torch.mul(x, x).mul_(0.044715 * scale).add_(scale).mul_(x).exp_().add_(1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codec.nn.version import Changing, Version, version
+from codec.nn.version import Changing, Version, session, version
 from codec.ops import layers
 
 T = TypeVar("T")
@@ -57,6 +57,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, arrange: Arran
         bias: `(out,)`.
         arrange: makes the matrix from the parameter; a plain function, for the packed result is kept by it.
     """
+    if session.prepared and x.numel() <= FEW * x.shape[-1] and (known := _kept.get(id(weight))):
+        matrix = known[2].get(_packer(arrange))
+        if matrix is not None and matrix.quick is not None:
+            rows = x.reshape(-1, matrix.inputs).contiguous()
+            y = torch.empty(len(rows), matrix.outputs)
+            matrix.quick.windows(rows, y, bias, taps=1, step=matrix.inputs)
+            return y.view(*x.shape[:-1], matrix.outputs)
     if not exact(x):
         return F.linear(x, weight if arrange is None else arrange(weight), bias)
     matrix = packed(weight, arrange)
@@ -78,8 +85,11 @@ def kept(weight: Tensor, make: Callable[[Tensor], T]) -> T:
     """`make(weight)`, kept as long as the parameter lives unchanged."""
     if weight.is_inference():
         return make(weight)
-    key, stamp = id(weight), version(weight)
+    key = id(weight)
     found = _kept.get(key)
+    if session.prepared and found is not None and make in found[2]:
+        return found[2][make]
+    stamp = version(weight)
     if found is None or found[1] != stamp or found[0]() is not weight:
         found = (weakref.ref(weight, lambda _: _kept.pop(key, None)), stamp, {})
         _kept[key] = found
@@ -100,13 +110,14 @@ class Matrix:
     Attributes:
         inputs: in.
         outputs: out.
+        quick: the same in compiled code, once it was asked for.
     """
 
     def __init__(self, weight: Tensor, arrange: Arrange | None) -> None:
         self._arrange = arrange
         self.outputs, self.inputs = self._arranged(weight).shape
         self._packed: Tensor | None = None
-        self._compiled: layers.Product | None = None
+        self.quick: layers.Product | None = None
 
     def _arranged(self, weight: Tensor) -> Tensor:
         return weight if self._arrange is None else self._arrange(weight)
@@ -115,9 +126,9 @@ class Matrix:
         """The same in compiled code, if there is any that gives the bits of many rows."""
         if not layers.available():
             return None
-        if self._compiled is None and (block := compiled_block(self.inputs, self.outputs)):
-            self._compiled = layers.Product(self._arranged(weight), block)
-        return self._compiled
+        if self.quick is None and (block := compiled_block(self.inputs, self.outputs)):
+            self.quick = layers.Product(self._arranged(weight), block)
+        return self.quick
 
     def times(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Rows `(M, in)` to `(M, out)`."""

@@ -61,6 +61,20 @@ class StreamState:
             self._kept[key] = value
         return value
 
+    def join(self, layer: nn.Module, x: Tensor, length: int, dim: int, name: str = "past") -> Tensor:
+        """`x` behind the `length` values before it along `dim`, zeros at first; its own last ones are remembered."""
+        key = f"{self._names[layer]}.{name}"
+        past = self._kept.get(key)
+        if past is None:
+            past = torch.zeros_like(x.narrow(dim, 0, 1)).repeat_interleave(length, dim)
+        joined = torch.cat([past, x], dim=dim)
+        last = joined.narrow(dim, joined.shape[dim] - length, length)
+        if self.active is None:
+            self._kept[key] = last.detach().clone()
+        else:
+            self.put(layer, last, name)
+        return joined
+
     def find(self, layer: nn.Module, name: str) -> Tensor | None:
         """What `layer` last put under `name`, or None."""
         return self._kept.get(f"{self._names[layer]}.{name}")

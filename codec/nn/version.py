@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -10,6 +11,21 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 Version = tuple[int, int, int]
 
 _changes = 0
+
+
+class _Session(threading.local):
+    """Whether this thread is in a step of a stream that has been through all layers before.
+
+    Attributes:
+        prepared: what was made of the weights at the stream's first step is used as it is: frames come a hundred times
+            a second, and comparing versions would cost them more than the small layers do. It is only set for float32
+            on the CPU, without gradients and autocast.
+    """
+
+    prepared = False
+
+
+session = _Session()
 
 
 def note_change(*_: object) -> None:

@@ -1,6 +1,7 @@
 """Additive quantizers: the result is a sum of one code vector per stage, each on a span of channels."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from codec import ops
 from codec.errors import ConfigError
+from codec.nn.version import session
 from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes
 from codec.quantizers.codebook import Codebook, CodebookOutput
 from codec.quantizers.codebook.distributed import all_reduce
@@ -246,12 +248,14 @@ class Additive(Quantizer):
             total[:, low:high].add_(self.codebook(k).embed(codes[:, k]))
         return total
 
-    @property
+    @cached_property
     def _operable(self) -> bool:
         return all(codebook.operable for codebook in self.codebooks())
 
     def _stack(self, num: int) -> Stack:
         """The first codebooks as one tensor, kept while nothing changes."""
+        if session.prepared and self._kept is not None and len(self._kept.tables) == num:
+            return self._kept
         tables = [self.codebook(stage).tables()[0] for stage in range(num)]
         if self._kept is None or [id(t) for t in self._kept.tables] != [id(t) for t in tables]:
             self._kept = Stack(tables, self.spans[:num], self.dim)
