@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from codec import assets, build, checkpoint, legacy
 from codec.errors import ConfigError
+from codec.train.pretrained import fill
 
 PLUGIN = '''
 from codec.quantizers import FSQ
@@ -55,7 +56,7 @@ def test_a_file_may_name_code_that_its_reader_allows(
     with torch.no_grad():
         assert torch.equal(loaded.encode(audio), codec.encode(audio))
     assert loaded.metadata["config"]["quantizer"]["name"] == plugin
-    assert checkpoint.fill(build.build(config, allow=True), tmp_path / "a.safetensors", config)
+    assert fill(build.build(config, allow=True), tmp_path / "a.safetensors", config)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from codec.train.log import RunLog
 from codec.train.meter import Meter
 from codec.train.optim import Average, rate_factor
 from codec.train.run import train
-from codec.train.speed import own_task
+from codec.train.standalone import own_task
 from codec.train.task import CodecTask, Diverged
 
 ROOT = Path(__file__).parents[1]

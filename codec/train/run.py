@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from codec.build import build, make
-from codec.checkpoint import fill, find
+from codec.checkpoint import find
 from codec.errors import ConfigError
 from codec.train import receipts
 from codec.train.assembly import compile_networks, first_crops, make_data, make_task, make_trainer
@@ -22,6 +22,7 @@ from codec.train.config import RunConfig, parse
 from codec.train.data import EndlessData
 from codec.train.log import RunLog
 from codec.train.pictures import Pictures
+from codec.train.pretrained import fill
 from codec.train.progress import ProgressLine, make_console
 from codec.train.screen import screen
 from codec.train.size import tiny

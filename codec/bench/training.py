@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import statistics
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from codec.bench.timing import in_turn, ratios
-from codec.build import build
+from codec.bench.timing import Work, in_turn, ratios
+from codec.bench.training_reference import EncodecReference, HiFiCodecReference
 from codec.errors import ConfigError
 from codec.ops.threads import threads as use_threads
-from codec.train.assembly import compile_networks, make_task
-from codec.train.compose import compose
-from codec.train.config import parse
-from codec.train.speed_reference import EncodecReference, HiFiCodecReference
-from codec.train.task import CodecTask
 
 RECIPES = ("encodec", "hificodec")
 
@@ -53,13 +48,11 @@ class Race:
 
 def race(
     recipe: str,
+    ours: Callable[[], tuple[Work, Tensor, int]],
     *,
-    batch: int = 2,
-    seconds: float | None = None,
     rounds: int = 5,
     threads: int = 1,
     academicodec: Path | None = None,
-    compiled: bool = False,
 ) -> Race:
     """Run a step here and a step there, in turn, in this process.
 
@@ -68,12 +61,10 @@ def race(
 
     Args:
         recipe: encodec or hificodec.
-        batch: crops.
-        seconds: of each crop; None is the recipe's length.
+        ours: makes the step here, and gives the audio `(B, C, N)` that it trains on and its sample rate in Hz.
         rounds: that count; one before them warms up.
         threads: of the CPU.
         academicodec: checkout of the published code of HiFi-Codec, which is no package.
-        compiled: the step here as with `train.compile=true`; the round before those that count compiles.
 
     Raises:
         ConfigError: the recipe has no public counterpart, or it was not given.
@@ -83,45 +74,25 @@ def race(
             f"there is no public step to race {recipe!r} against, only for {', '.join(RECIPES)}"
         )
     with use_threads(threads), warnings.catch_warnings():
-        # about codebooks that start from few vectors, old forms of weight norm and empty mel filters
+        # about k-means from few vectors, old forms of weight norm and empty mel filters
         warnings.simplefilter("ignore")
-        task, audio = own_task(recipe, batch, seconds)
-        if compiled:
-            compile_networks(task.codec)
+        step, audio, sample_rate = ours()
         theirs: EncodecReference | HiFiCodecReference
         if recipe == "encodec":
             theirs = EncodecReference(audio)
         else:
             theirs = HiFiCodecReference(audio, academicodec)
-        step = partial(task.training_step, {"audio": audio}, 0)
         half = torch.autocast("cpu", torch.bfloat16)
         spent = in_turn({"float32": step, "bf16": half(step), "theirs": theirs.step}, rounds)
-    ours, ours_bf16, there = spent["float32"], spent["bf16"], spent["theirs"]
+    here, here_bf16, there = spent["float32"], spent["bf16"], spent["theirs"]
     return Race(
         recipe,
         threads,
-        batch,
-        audio.shape[-1] / task.codec.sample_rate,
-        statistics.median(ours),
-        statistics.median(ours_bf16),
+        audio.shape[0],
+        audio.shape[-1] / sample_rate,
+        statistics.median(here),
+        statistics.median(here_bf16),
         statistics.median(there),
-        ratios(there, ours),
-        ratios(there, ours_bf16),
+        ratios(there, here),
+        ratios(there, here_bf16),
     )
-
-
-def own_task(recipe: str, batch: int, seconds: float | None = None) -> tuple[CodecTask, Tensor]:
-    """The task of a recipe, able to train without a trainer, and a batch of noise."""
-    config = parse(compose(f"+recipe={recipe}"))
-    # one number of codebooks, the same on both sides
-    config.train.bandwidths = [6.0] if recipe == "encodec" else None
-    torch.manual_seed(0)
-    codec = build(config.codec, allow=True)
-    samples = config.data["samples"] if seconds is None else round(seconds * codec.sample_rate)
-    audio = 0.1 * torch.randn(batch, codec.channels, samples)
-    task = make_task(config, codec)
-    found = task.configure_optimizers()
-    # what a trainer would give, without its callbacks and loops
-    task.optimizers = lambda use_pl_optimizer=True: found  # type: ignore[assignment, method-assign]
-    task.manual_backward = Tensor.backward  # type: ignore[method-assign]
-    return task.train(), audio
