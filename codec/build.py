@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Collection, Mapping
 from importlib import import_module
@@ -10,7 +9,7 @@ from importlib.metadata import entry_points
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from codec.errors import CodecError, ConfigError
+from codec.errors import CodecError, ConfigError, suggestion
 
 if TYPE_CHECKING:
     from codec.models.codec import Codec
@@ -193,8 +192,7 @@ def resolve(kind: str, name: object, allow: Allow = ()) -> type:
     else:
         known = PARTS[kind] if name in PARTS[kind] else PARTS[kind] | _installed(kind)
         if name not in known:
-            close = difflib.get_close_matches(path, known, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            hint = suggestion(path, known)
             raise ConfigError(
                 f"there is no {kind} named {name!r}{hint}; there are {', '.join(known) or 'none'}"
             )

@@ -1,5 +1,7 @@
 """Errors a user can cause: each is one clear sentence that says what, where and what to do."""
 
+from collections.abc import Iterable
+
 
 class CodecError(ValueError):
     """Base of all errors that input, files or configurations can cause; the command line prints it and exits 1."""
@@ -31,3 +33,11 @@ class CheckpointError(CodecError):
 
 class BuildError(CodecError):
     """A library cannot be compiled, or what was compiled cannot be loaded."""
+
+
+def suggestion(name: str, options: Iterable[str], form: str = " (did you mean {!r}?)") -> str:
+    """The option that a wrong name is close to, in words; empty if there is none."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, options, n=1)
+    return form.format(close[0]) if close else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from codec.build import keywords, make
 from codec.discriminators import Discriminators
-from codec.errors import ConfigError
+from codec.errors import ConfigError, suggestion
 from codec.losses import GradientBalancer, ReconstructionLosses
 from codec.models.codec import Codec
 from codec.train.checkpoints import AtomicCheckpointIO
@@ -35,8 +34,7 @@ def make_data(config: RunConfig, codec: Codec) -> EndlessData:
     takes = list(keywords(EndlessData))
     for key in settings:
         if key not in takes:
-            close = difflib.get_close_matches(key, takes, n=1)
-            hint = f"; did you mean 'data.{close[0]}'?" if close else ""
+            hint = suggestion(key, takes, "; did you mean 'data.{}'?")
             raise ConfigError(f"there is no setting 'data.{key}'{hint}")
     if config.batch_limit is not None:
         settings["batch_size"] = min(settings["batch_size"], config.batch_limit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from codec import assets
-from codec.errors import CodecError
+from codec.errors import CodecError, suggestion
 from codec.train.compose import compose, register
 from codec.train.run import train
 
@@ -75,8 +74,8 @@ def _unknown_setting(message: str, arguments: list[str]) -> str | None:
         return None
     # groups chosen on the command line decide which settings there are
     groups = [argument for argument in arguments if re.fullmatch(r"\+?\w+=\w+", argument)]
-    close = difflib.get_close_matches(found[1], _names(OmegaConf.to_container(compose(*groups))), n=1)
-    return f"there is no setting {found[1]!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    known = _names(OmegaConf.to_container(compose(*groups)))
+    return f"there is no setting {found[1]!r}" + suggestion(found[1], known, "; did you mean {!r}?")
 
 
 def _names(node: object, prefix: str = "") -> list[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 
 from codec import assets
-from codec.errors import ConfigError
+from codec.errors import ConfigError, suggestion
 
 
 def names() -> list[str]:
@@ -53,6 +52,4 @@ def check(name: str) -> None:
         ConfigError: there is none of this name; lists those there are.
     """
     if name not in names():
-        close = difflib.get_close_matches(name, names(), n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ConfigError(f"there is no recipe {name!r}{hint}; there are\n{listing()}")
+        raise ConfigError(f"there is no recipe {name!r}{suggestion(name, names())}; there are\n{listing()}")
