@@ -27,7 +27,7 @@ KINDS: dict[str, Callable[[], ReconstructionLoss]] = {
     "log_mel_centered": lambda: LogMelLoss(16000, windows=(64,), n_mels=(8,), padding="center", base="10"),
     "soundstream_mel": lambda: SoundStreamMelLoss(16000, windows=(64, 256), n_mels=16),
     "stft": lambda: STFTLoss(n_ffts=(256, 128), hops=(60, 30), windows=(200, 100)),
-    "complex_stft": lambda: ComplexSTFTLoss(windows=(256, 128)),
+    "complex_stft": lambda: ComplexSTFTLoss(16000, windows=(256, 128)),
     "waveform": lambda: WaveformLoss(),
     "waveform_squared": lambda: WaveformLoss(power=2),
     "si_sdr": lambda: SISDRLoss(),
@@ -193,7 +193,7 @@ class TestSTFT:
         a, b = audio(1, 1, 2000), audio(1, 1, 2000)
         window = torch.hann_window(256)
         x, y = (torch.stft(z[0], 256, 64, window=window, return_complex=True) / window.norm() for z in (a, b))
-        terms = ComplexSTFTLoss(windows=(256,), compression=1.0)(a, b)
+        terms = ComplexSTFTLoss(16000, windows=(256,), compression=1.0)(a, b)
         torch.testing.assert_close(
             terms["complex"], (torch.view_as_real(x) - torch.view_as_real(y)).abs().mean()
         )
@@ -202,9 +202,25 @@ class TestSTFT:
     def test_complex_term_hears_the_phase(self) -> None:
         torch.manual_seed(0)
         x = audio(1, 1, 2000)
-        terms = ComplexSTFTLoss(windows=(256,))(-x, x)
+        terms = ComplexSTFTLoss(16000, windows=(256,))(-x, x)
         assert terms["mag"] == 0
         assert terms["complex"] > 0.5
+
+    def test_a_band_leaves_the_phase_above_it_alone(self) -> None:
+        time = torch.arange(4000) / 16000
+        fades = torch.hann_window(4000)  # a click at the ends would be in all bins
+        low, high = ((fades * torch.sin(2 * torch.pi * f * time)).view(1, 1, -1) for f in (500.0, 4000.0))
+        banded, whole = (
+            ComplexSTFTLoss(16000, windows=(512,), band=(1500, 3000)),
+            ComplexSTFTLoss(16000, windows=(512,)),
+        )
+        assert banded(low - high, low + high)["complex"] < 0.05 * whole(low - high, low + high)["complex"]
+        torch.testing.assert_close(
+            banded(-low, low)["complex"], whole(-low, low)["complex"], rtol=0.1, atol=0
+        )
+        assert banded(low, low + high)["mag"] == whole(low, low + high)["mag"]
+        with pytest.raises(ValueError, match="ascend"):
+            ComplexSTFTLoss(16000, band=(3000, 1500))
 
 
 class TestTransform:

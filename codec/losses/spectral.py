@@ -188,28 +188,46 @@ class ComplexSTFTLoss(ReconstructionLoss):
     Braun and Tashev 2020, arXiv 2009.12286). Two terms, each the mean over resolutions: `complex`, the mean
     absolute difference of real and imaginary parts, and `mag`, that of the compressed magnitudes.
 
+    Where no phase can be coded, the best answer to `complex` is silence, whatever `mag` asks for: a `band` takes those
+    frequencies out of `complex`, and `mag` then has them alone.
+
     Args:
+        sample_rate: Hz.
         windows: in samples; the hop is a quarter.
         compression: exponent; 1 compares the spectra as they are.
         floor: power below which bins are compressed no further.
+        band: two frequencies in Hz: `complex` counts in full up to the first and fades linearly to nothing at the
+            second; None counts all frequencies.
+
+    Raises:
+        ValueError: the frequencies of the band do not ascend.
     """
 
     names = ("complex", "mag")
 
     def __init__(
-        self, *, windows: Sequence[int] = (2048, 1024, 512), compression: float = 0.3, floor: float = 1e-6
+        self,
+        sample_rate: int,
+        *,
+        windows: Sequence[int] = (2048, 1024, 512),
+        compression: float = 0.3,
+        floor: float = 1e-6,
+        band: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.compression, self.floor = compression, floor
         self.stfts = nn.ModuleList(STFT(n, n // 4, normalized=True) for n in windows)
+        for number, n in enumerate(windows):
+            self.register_buffer(f"share_{number}", _fade(sample_rate, n, band), persistent=False)
 
     def compare(self, pair: AudioPair) -> dict[str, Tensor]:
         """Terms `complex` and `mag`."""
         parts, magnitudes = [], []
-        for stft in self.stfts:
+        for number, stft in enumerate(self.stfts):
             assert isinstance(stft, STFT)
             (estimate, m), (target, n) = (self._compress(x) for x in pair.spectra(stft))
-            parts.append(_l1(estimate, target))
+            share = getattr(self, f"share_{number}")
+            parts.append(_l1(estimate, target) if share is None else _l1(share * estimate, share * target))
             magnitudes.append(_l1(m, n))
         return {"complex": torch.stack(parts).mean(), "mag": torch.stack(magnitudes).mean()}
 
@@ -218,6 +236,17 @@ class ComplexSTFTLoss(ReconstructionLoss):
         power = _power(spectrum) + self.floor
         shrink = power ** ((self.compression - 1) / 2)
         return torch.view_as_real(spectrum) * shrink.unsqueeze(-1), shrink * power.sqrt()
+
+
+def _fade(sample_rate: int, n_fft: int, band: Sequence[float] | None) -> Tensor | None:
+    """Weight `(n_fft / 2 + 1, 1)` of each bin: 1 up to the first frequency, 0 from the second on."""
+    if band is None:
+        return None
+    full, none = band
+    if not 0 <= full < none:
+        raise ValueError(f"the frequencies of a band ascend from 0, unlike {full:g} and {none:g}")
+    frequencies = torch.arange(n_fft // 2 + 1) * (sample_rate / n_fft)
+    return ((none - frequencies) / (none - full)).clamp(0, 1)[:, None]
 
 
 class _Mel(nn.Module):
