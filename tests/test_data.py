@@ -422,6 +422,21 @@ def test_mixtures_keep_their_weights(tmp_path: Path) -> None:
             AudioData(**SMALL, sources=[sources[0] | bad])
 
 
+def test_long_voices_can_be_heard_less(tmp_path: Path) -> None:
+    for name, seconds in (("a", 8), ("b", 1), ("b2", 1)):
+        tone(tmp_path / f"{name}.wav", seconds)
+    rows = [Recording(str(tmp_path / f"{n}.wav"), 0, 0, speaker=n[0]) for n in ("a", "b", "b2")]
+    write_manifest(tmp_path / "list.jsonl", [probe(row) for row in rows])
+    for voices, share in ((1.0, 0.8), (0.5, 2 / 3), (0.0, 0.5)):
+        data = AudioData(
+            str(tmp_path / "list.jsonl"), **SMALL, voices=voices, valid=str(tmp_path / "list.jsonl")
+        )
+        drawn = [data.dataset[i]["path"].endswith("a.wav") for i in range(400)]
+        assert np.mean(drawn) == pytest.approx(share, abs=0.07)
+    with pytest.raises(ConfigError, match=r"data\.voices is 2"):
+        AudioData(str(tmp_path / "list.jsonl"), **SMALL, voices=2.0)
+
+
 def test_a_valid_set_of_its_own(tmp_path: Path) -> None:
     tone(tmp_path / "train" / "a.wav", 2)
     tone(tmp_path / "valid" / "v.wav", 3)
@@ -457,6 +472,10 @@ def test_what_the_augmentations_do() -> None:
     np.testing.assert_allclose(quieter, samples * 10 ** (-6 / 20), rtol=1e-5)
     assert np.abs(AUGMENTATIONS["gain"](samples, 44100, random, low=60, high=60)).max() == pytest.approx(1)
     np.testing.assert_array_equal(AUGMENTATIONS["polarity"](samples, 44100, random), -samples)
+    coloured = AUGMENTATIONS["equalise"](samples, 44100, random, depth=6)
+    ratio = np.abs(np.fft.rfft(coloured[0])) / np.abs(np.fft.rfft(samples[0]))
+    assert 10 ** (-6.1 / 20) < ratio.min() < ratio.max() < 10 ** (6.1 / 20)
+    assert np.abs(np.diff(ratio[1000:])).max() < 0.01
     mono = samples[:1]
     np.testing.assert_array_equal(AUGMENTATIONS["channels"](mono, 44100, random), mono)
     dull = AUGMENTATIONS["bandwidth"](samples, 44100, random, rates=[8000])

@@ -44,6 +44,23 @@ def channels(samples: Audio, rate: int, random: Generator) -> Audio:
     return middle + np.float32(random.random()) * (samples - middle)
 
 
+def equalise(
+    samples: Audio, rate: int, random: Generator, *, depth: float = 4.0, knots: int = 5, lowest: float = 100.0
+) -> Audio:
+    """Colours the sound as another microphone or room would, limited so that nothing clips that did not before.
+
+    The response runs smoothly through `knots` random gains of at most `depth` dB up or down, spread over the octaves
+    from `lowest` Hz to half the rate.
+    """
+    gains = random.uniform(-depth, depth, knots)
+    frequencies = np.fft.rfftfreq(samples.shape[-1], 1 / rate)
+    octaves = np.log2(np.maximum(frequencies, lowest) / lowest)
+    curve = np.interp(octaves, np.linspace(0, np.log2(rate / 2 / lowest), knots), gains)
+    changed = np.fft.irfft(np.fft.rfft(samples) * 10 ** (curve / 20), samples.shape[-1])
+    peak, allowed = float(np.abs(changed).max()), max(1.0, float(np.abs(samples).max()))
+    return (changed * min(1.0, allowed / max(peak, 1e-9))).astype(np.float32)
+
+
 def bandwidth(
     samples: Audio, rate: int, random: Generator, *, rates: Sequence[int] = (8000, 11025, 16000, 22050)
 ) -> Audio:
@@ -142,6 +159,7 @@ AUGMENTATIONS: dict[str, Callable[..., Audio]] = {
     "gain": gain,
     "polarity": polarity,
     "channels": channels,
+    "equalise": equalise,
     "bandwidth": bandwidth,
     "noise": noise,
     "reverb": reverb,

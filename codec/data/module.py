@@ -43,6 +43,9 @@ class AudioData(LightningDataModule):
         dataset: training audio from a class of one's own instead, `name` and keywords of its constructor, which also
             gets `sample_rate`, `channels`, `length` and `seed` if it takes them; see `codec.data.items.ItemDataset`.
             Without `valid`, about 2% of the items are held out.
+        voices: how much more often a voice with more audio is heard: a voice of t seconds is drawn in proportion to
+            t^voices within its source, 1 by duration, 0.5 by the square root, 0 all alike. Files without a speaker are
+            a voice each.
         batches_per_epoch: None for about as many as the audio has crops.
         num_workers: processes that decode; None for one less than there are cores, at most 4.
         valid_seconds: length of validation clips; shorter recordings are left out, unless all are.
@@ -77,6 +80,7 @@ class AudioData(LightningDataModule):
         filters: Mapping[str, Any] | None = None,
         sources: Sequence[Mapping[str, Any]] | None = None,
         dataset: Mapping[str, Any] | None = None,
+        voices: float = 1.0,
         batches_per_epoch: int | None = None,
         num_workers: int | None = None,
         valid_seconds: float = 4.0,
@@ -123,11 +127,17 @@ class AudioData(LightningDataModule):
         for part in found:
             self._skipped |= part.skipped
         train = [recording for part in found for recording in part.train]
-        weights = None
+        shares = None
         if sources is not None and any("weight" in spec for spec in sources):
-            weights = _weights(found, [float(spec.get("weight", 1.0)) for spec in sources])
+            shares = [float(spec.get("weight", 1.0)) for spec in sources]
+        if not 0 <= voices <= 1:
+            raise ConfigError(f"data.voices is {voices:g}, it must lie between 0 and 1")
         self.dataset = CropDataset(
-            train, weights=weights, min_dbfs=min_dbfs, augment=augmentations(augment), **shape
+            train,
+            weights=_weights(found, shares, voices),
+            min_dbfs=min_dbfs,
+            augment=augmentations(augment),
+            **shape,
         )
         valid_recordings = [recording for part in found for recording in part.valid]
         clips = _clips(valid_recordings, length, valid_clips, sample_rate, channels)
@@ -233,14 +243,22 @@ class AudioData(LightningDataModule):
         return found
 
 
-def _weights(found: Sequence[Found], shares: Sequence[float]) -> list[float]:
-    """Of each recording, so that each source gets its share and its recordings theirs by duration."""
-    if min(shares) < 0 or not sum(shares):
+def _weights(found: Sequence[Found], shares: Sequence[float] | None, voices: float) -> list[float]:
+    """Of each recording: its part of its voice by duration, the voice's of its source, and the source's by `shares`.
+
+    Without shares a source has that of its voices together.
+    """
+    if shares is not None and (min(shares) < 0 or not sum(shares)):
         raise ConfigError(f"the weights of data.sources must be positive, not {', '.join(map(str, shares))}")
     weights = []
-    for part, share in zip(found, shares, strict=True):
-        seconds = sum(recording.seconds for recording in part.train)
-        weights += [share * recording.seconds / seconds for recording in part.train]
+    for number, part in enumerate(found):
+        keys = [recording.speaker or recording.name for recording in part.train]
+        spoken: dict[str, float] = {}
+        for key, recording in zip(keys, part.train, strict=True):
+            spoken[key] = spoken.get(key, 0.0) + recording.seconds
+        own = [r.seconds * spoken[key] ** (voices - 1) for key, r in zip(keys, part.train, strict=True)]
+        scale = 1.0 if shares is None else shares[number] / sum(own)
+        weights += [scale * weight for weight in own]
     return weights
 
 
