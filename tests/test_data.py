@@ -422,6 +422,16 @@ def test_mixtures_keep_their_weights(tmp_path: Path) -> None:
             AudioData(**SMALL, sources=[sources[0] | bad])
 
 
+def test_a_row_can_be_heard_less(tmp_path: Path) -> None:
+    rows = [
+        {"path": tone(tmp_path / f"{name}.wav", 2).name, "weight": w} for name, w in (("a", 0.25), ("b", 1))
+    ]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = AudioData(str(tmp_path / "list.jsonl"), **SMALL, valid=str(tmp_path / "a.wav"))
+    drawn = [data.dataset[i]["path"].endswith("a.wav") for i in range(400)]
+    assert np.mean(drawn) == pytest.approx(0.2, abs=0.06)
+
+
 def test_long_voices_can_be_heard_less(tmp_path: Path) -> None:
     for name, seconds in (("a", 8), ("b", 1), ("b2", 1)):
         tone(tmp_path / f"{name}.wav", seconds)

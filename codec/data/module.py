@@ -246,7 +246,7 @@ class AudioData(LightningDataModule):
 def _weights(found: Sequence[Found], shares: Sequence[float] | None, voices: float) -> list[float]:
     """Of each recording: its part of its voice by duration, the voice's of its source, and the source's by `shares`.
 
-    Without shares a source has that of its voices together.
+    Without shares a source has that of its voices together. A recording's own weight counts on top.
     """
     if shares is not None and (min(shares) < 0 or not sum(shares)):
         raise ConfigError(f"the weights of data.sources must be positive, not {', '.join(map(str, shares))}")
@@ -256,7 +256,10 @@ def _weights(found: Sequence[Found], shares: Sequence[float] | None, voices: flo
         spoken: dict[str, float] = {}
         for key, recording in zip(keys, part.train, strict=True):
             spoken[key] = spoken.get(key, 0.0) + recording.seconds
-        own = [r.seconds * spoken[key] ** (voices - 1) for key, r in zip(keys, part.train, strict=True)]
+        own = [
+            r.weight * r.seconds * spoken[key] ** (voices - 1)
+            for key, r in zip(keys, part.train, strict=True)
+        ]
         scale = 1.0 if shares is None else shares[number] / sum(own)
         weights += [scale * weight for weight in own]
     return weights

@@ -27,6 +27,7 @@ class Recording:
         split: train, valid or test, where known.
         member: name, offset and size in bytes inside the shard.
         text: what is said, where known.
+        weight: how often it is heard in training beside others of its length.
     """
 
     path: str
@@ -37,6 +38,7 @@ class Recording:
     split: str | None = None
     member: tuple[str, int, int] | None = None
     text: str | None = None
+    weight: float = 1.0
 
     @property
     def name(self) -> str:
@@ -135,11 +137,13 @@ def facts_of(row: object) -> dict[str, Any]:
         if not whole or not 0 < value <= most:
             raise ValueError(f"{key} is {_short(value)}, and should be a whole number from 1 to {most}")
         facts[key] = int(value)
-    seconds = row.get("seconds")
-    if seconds is not None:
-        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds < 1 << 32:
-            raise ValueError(f"seconds is {_short(seconds)}, and should be a positive number")
-        facts["seconds"] = seconds
+    for key in ("seconds", "weight"):
+        value = row.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1 << 32:
+            raise ValueError(f"{key} is {_short(value)}, and should be a positive number")
+        facts[key] = value
     for key in ("path", "speaker", "split", "text"):
         value = row.get(key)
         if key == "speaker" and isinstance(value, int):

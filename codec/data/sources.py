@@ -157,8 +157,8 @@ def manifest(
 ) -> tuple[list[Recording], dict[str, str]]:
     """Reads a manifest: a JSON object a line with `path`, relative to the manifest, and whatever else is known.
 
-    `seconds` or `frames`, with `sample_rate` and `channels`, save opening every file; `speaker`, `split` and `text` are
-    used where there are any; `filters` may ask for these and other keys.
+    `seconds` or `frames`, with `sample_rate` and `channels`, save opening every file; `speaker`, `split`, `text` and
+    `weight` are used where there are any; `filters` may ask for these and other keys.
 
     Returns:
         the recordings that pass the filters, and the unreadable ones with the reason.
@@ -224,6 +224,7 @@ def _recording(facts: Mapping[str, Any], folder: Path) -> Recording:
         facts.get("speaker"),
         facts.get("split"),
         text=facts.get("text"),
+        weight=float(facts.get("weight", 1.0)),
     )
 
 
