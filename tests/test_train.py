@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import re
@@ -518,6 +517,8 @@ def test_rates_warm_up_and_decay() -> None:
     assert at(ScheduleConfig("cosine", every="epoch"), 99, 5) == pytest.approx(0.5)
     assert at(ScheduleConfig("exponential", every="epoch", gamma=0.5), 35, 3) == 0.125
     assert at(ScheduleConfig("exponential", gamma=0.5), 2, 0) == 0.25
+    trapezoid = ScheduleConfig("trapezoid", warmup=4, decay=20, floor=0.1)
+    assert [at(trapezoid, step) for step in (1, 50, 80, 90, 99)] == pytest.approx([0.4, 1.0, 1.0, 0.5, 0.1])
 
 
 def test_average_follows_weights_and_copies_counters() -> None:

@@ -10,7 +10,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from codec.errors import ConfigError
 
-SCHEDULES = ("constant", "cosine", "exponential")
+SCHEDULES = ("constant", "cosine", "exponential", "trapezoid")
 
 
 @dataclass
@@ -39,10 +39,12 @@ class ScheduleConfig:
     """Learning rate over time, a factor on both optimisers' rates.
 
     Attributes:
-        name: constant, cosine (to `floor` at the last step) or exponential (times `gamma` each `every`).
+        name: constant, cosine (to `floor` at the last step), exponential (times `gamma` each `every`) or trapezoid
+            (constant, then straight down to `floor` over the last `decay` steps: a run whose end is not yet known).
         every: step or epoch: how often the factor changes.
         warmup: steps of linear rise at the start.
         gamma: factor of one exponential step.
+        decay: steps of the fall at the end of a trapezoid.
         floor: lowest factor.
     """
 
@@ -50,6 +52,7 @@ class ScheduleConfig:
     every: str = "step"
     warmup: int = 0
     gamma: float = 1.0
+    decay: int = 0
     floor: float = 0.0
 
 

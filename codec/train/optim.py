@@ -31,6 +31,9 @@ def rate_factor(
         done = step if schedule.every == "step" else epoch * steps_per_epoch
         share = min(1.0, max(0, done - schedule.warmup) / max(1, steps - schedule.warmup))
         factor = 0.5 * (1 + math.cos(math.pi * share))
+    elif schedule.name == "trapezoid":
+        done = step if schedule.every == "step" else epoch * steps_per_epoch
+        factor = min(1.0, max(0, steps - done) / max(1, schedule.decay))
     factor = max(factor, schedule.floor)
     if step < schedule.warmup:
         factor *= (step + 1) / (schedule.warmup + 1)
