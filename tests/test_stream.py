@@ -352,3 +352,19 @@ def test_samples_that_are_no_floats_and_weights_that_were_cast_are_refused(codec
     with pytest.raises(CodecError, match=r"weights in torch\.float16"):
         half.decode(whole)
     assert codec.encode(batch()[:0]).shape == (0, 4, 24)
+
+
+def test_weights_that_change_are_seen_by_the_next_stream(codec: Codec) -> None:
+    """A stream goes on with what its first frames prepared; the next one looks anew, also if it begins with nothing."""
+    changing, audio = copy.deepcopy(codec), batch()
+    before = torch.cat(list(changing.encoder_stream(3).run([audio])), dim=-1)
+    with torch.no_grad():
+        for weight in (
+            *changing.encoder.parameters(),
+            *(c.table.weight for c in changing.quantizer.codebooks()),
+        ):
+            weight.mul_(1.1)
+    after = changing.encode(audio)
+    assert not torch.equal(after, before)
+    pieces = [audio[..., :0], audio[..., :7], audio[..., 7:4000], audio[..., 4000:]]
+    assert torch.equal(torch.cat(list(changing.encoder_stream(3).run(pieces)), dim=-1), after)

@@ -224,7 +224,7 @@ class _Stream:
         self.codec = codec
         self.device = codec.device
         self.state = StreamState(codec, batch_size, self.device)
-        self._prepared = False  # all layers have been through a step, see `codec.nn.version.session`
+        self._prepared = False  # frames have been through all layers, see `codec.nn.version.session`
 
     @contextmanager
     def _step(self, active: Tensor | None) -> Iterator[None]:
@@ -234,7 +234,6 @@ class _Stream:
         try:
             with torch.no_grad(), without_autocast(self.device):
                 yield
-            self._prepared = self.device.type == "cpu"
         finally:
             self.state.active = None
             session.prepared = False
@@ -372,7 +371,9 @@ class EncoderStream(_Stream):
 
     def _encode(self, audio: Tensor, active: Tensor | None = None) -> Tensor:
         with self._step(active):
-            return self.codec.encode_block(audio, self.state, **self.search)
+            codes = self.codec.encode_block(audio, self.state, **self.search)
+        self._prepared |= codes.is_cpu and codes.shape[-1] > 0
+        return codes
 
 
 class DecoderStream(_Stream):
@@ -511,6 +512,7 @@ class DecoderStream(_Stream):
     def _decode(self, block: Callable[[], Tensor], frames: int, active: Tensor | None) -> Tensor:
         with self._step(active):
             audio = self._fade(block(), active)
+        self._prepared |= audio.is_cpu and audio.shape[-1] > 0
         self._frames += frames
         self._heard += audio.shape[-1]
         return audio
