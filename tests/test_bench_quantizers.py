@@ -1,4 +1,4 @@
-"""The quantizer doctor on a few vectors."""
+"""Quantizers compared on a few vectors."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from codec.bench import quantizers as doctor
+from codec.bench import quantizers as bench
 from codec.bench import quantizers_report as report
 from codec.bench.vectors import bound_db, gaussian, latents
 from codec.build import PARTS, make
@@ -30,7 +30,7 @@ def test_examined_written_and_drawn(tmp_path: Path) -> None:
     data = {"gaussian": gaussian(1500), "latents": gaussian(1500) * torch.linspace(0.1, 2, 16)}
     names = ["vq", "fsq", "turboquant"]
     said: list[str] = []
-    results = doctor.examine(data, names, seconds=0.3, progress=said.append)
+    results = bench.examine(data, names, seconds=0.3, progress=said.append)
     assert said == [f"{n} on {k}" for k in data for n in names]
     for r in results:
         assert 0 < r.sqnr_db < r.bound_db + 0.5
@@ -76,10 +76,10 @@ def test_the_verb_writes_both_files(tmp_path: Path) -> None:
 
 
 def test_every_registered_quantizer_is_an_entry() -> None:
-    assert {entry["name"] for entry in doctor.ENTRIES.values()} == set(PARTS["quantizer"])
-    assert doctor.choose(None) == list(doctor.ENTRIES)
+    assert {entry["name"] for entry in bench.ENTRIES.values()} == set(PARTS["quantizer"])
+    assert bench.choose(None) == list(bench.ENTRIES)
     for dim in (16, 64):
-        made = {name: make("quantizer", doctor.settings(name, dim), dim=dim) for name in doctor.ENTRIES}
+        made = {name: make("quantizer", bench.settings(name, dim), dim=dim) for name in bench.ENTRIES}
         bits = {name: math.log2(math.prod(quantizer.codebook_sizes)) for name, quantizer in made.items()}
         assert bits.pop("vq") == 12
         assert bits.pop("turboquant") == (42 if dim == 16 else 74)

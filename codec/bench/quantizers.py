@@ -1,4 +1,4 @@
-"""The quantizer doctor: trains every quantizer for a few seconds and says how each of them fares."""
+"""Every quantizer trained for a few seconds and compared: what `codec bench quantizers` does."""
 
 import math
 import time
@@ -83,16 +83,16 @@ def run(
     seconds: float = 3.0,
     progress: Callable[[str], None] | None = None,
 ) -> list[Result]:
-    """Examine quantizers and write ``quantizers.csv`` and ``quantizers.png``: what ``codec bench quantizers`` does.
+    """Compare quantizers and write ``quantizers.csv`` and ``quantizers.png``: what ``codec bench quantizers`` does.
 
     Args:
         out: folder to write to; made if missing.
-        data: folder of sound files, one file, or .jsonl manifest, for the latents of ``model``; None examines
+        data: folder of sound files, one file, or .jsonl manifest, for the latents of ``model``; None compares on
             Gaussian vectors only.
         model: name or path of the weights whose encoder makes the latents.
         names: keys of ``ENTRIES``, or their first words for all that begin so; None means all.
         seconds: processor time for the training of each.
-        progress: is told what is being examined.
+        progress: is told what is being trained.
 
     Raises:
         ConfigError: an unknown name, or no sound.
@@ -142,7 +142,7 @@ def examine(
         data: kinds of vectors (M, D) by name; the last ``min(16384, M / 5)`` of each are only measured.
         names: keys of ``ENTRIES``.
         seconds: processor time for the training of each.
-        progress: is told what is being examined.
+        progress: is told what is being trained.
     """
     results = []
     for kind, vectors in data.items():

@@ -1,4 +1,4 @@
-"""What the quantizer doctor found, as a table, a CSV file and a picture."""
+"""The comparison of quantizers as a table, a CSV file and a picture."""
 
 import csv
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one quantizer fared on one kind of vectors.
+    """What was measured of one quantizer on one kind of vectors.
 
     Attributes:
         quantizer: key of ``ENTRIES``.
@@ -22,8 +22,8 @@ class Result:
         sqnr_db: variance over squared error of vectors not trained on.
         line_db: 6.02 dB per bit and dimension, what white Gaussian vectors allow at best.
         bound_db: what Gaussian vectors with the same covariance allow at best; others may beat it.
-        usage: share of the codes in use, mean of the books.
-        perplexity: exponential of the codes' entropy as a share of V, mean of the books.
+        usage: share of the codes in use, mean of the codebooks.
+        perplexity: exponential of the codes' entropy as a share of V, mean of the codebooks.
         ns_per_vector: of ``encode``, processor time.
         parameters: all numbers of the weights that inference needs.
         steps: training steps that fitted into the time.

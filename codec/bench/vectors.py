@@ -10,6 +10,7 @@ from torch import Tensor
 from codec.data.recordings import Recording
 from codec.errors import ConfigError
 from codec.models.codec import Codec
+from codec.quantizers.codebook.init import reproduced
 
 
 def gaussian(count: int, dim: int = 16) -> Tensor:
@@ -57,15 +58,8 @@ def bound_db(covariance: Tensor, bits: float) -> float:
     The rate-distortion function of a Gaussian source: reverse water-filling over the eigenvalues (Cover and Thomas,
     Elements of Information Theory, section 10.3). White vectors give 6.02 dB per bit and dimension.
     """
-    power = torch.linalg.eigvalsh(covariance.double()).clamp_min(1e-30)
-    low, high = 0.0, float(power.max())
-    for _ in range(200):
-        level = (low + high) / 2
-        needed = (
-            0.5 * torch.log2((power / level).clamp_min(1.0)).sum() if level > 0 else torch.tensor(torch.inf)
-        )
-        low, high = (level, high) if needed > bits else (low, level)
-    return decibels(power.sum() / power.clamp_max(high).sum())
+    power = torch.linalg.eigvalsh(covariance.double()).clamp_min(1e-12)
+    return decibels(power.sum() / (power - reproduced(power, bits)).sum())
 
 
 def decibels(ratio: Tensor) -> float:
