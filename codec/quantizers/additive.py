@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +11,14 @@ from torch import Tensor, nn
 from codec import ops
 from codec.errors import ConfigError
 from codec.nn.version import session
-from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes
+from codec.quantizers.base import Common, Losses, Quantizer, QuantizerOutput
 from codec.quantizers.codebook import Codebook, CodebookOutput
 from codec.quantizers.codebook.distributed import all_reduce
 from codec.quantizers.search import refine_codes, search_beam
 from codec.quantizers.stack import Stack
 from codec.quantizers.usage import name_metrics
 
+Span = tuple[int, int]  # first channel, and the first one after
 Outputs = list[tuple[Tensor, CodebookOutput]]  # of each stage: what it saw, and what became of it
 
 
@@ -29,36 +31,29 @@ class Additive(Quantizer):
 
     Args:
         dim: latent width D.
-        codebooks: the distinct codebooks.
         spans: (first, last + 1) channel of each stage.
-        stages: which codebook each stage uses; None means one per stage.
-        prefixes: legal values of ``num_codebooks``; None means 1..K.
-        dropout: share of samples of a training batch that use a random prefix instead of all codebooks.
+        codebooks: one for each stage, or one that all stages share.
         detach_stages: only the first stage of each channel gives the encoder a commitment gradient, as in the
             release of HiFi-Codec.
-
-    Raises:
-        ConfigError: settings out of range.
+        shortest: see `Quantizer`, as ``step`` and what is common.
     """
 
     def __init__(
         self,
         dim: int,
+        spans: Sequence[Span],
         codebooks: Sequence[Codebook],
-        spans: Sequence[tuple[int, int]],
         *,
-        stages: Sequence[int] | None = None,
-        prefixes: Sequence[int] | None = None,
-        dropout: float = 0.0,
         detach_stages: bool = False,
+        shortest: int = 1,
+        step: int = 1,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(dropout)
-        self.dim = dim
+        self.stages = (0,) * len(spans) if len(codebooks) == 1 else tuple(range(len(spans)))
+        sizes = [codebooks[k].size for k in self.stages]
+        super().__init__(dim, sizes, shortest=shortest, step=step, **common)
         self.codebook_list = nn.ModuleList(codebooks)
         self.spans = tuple(spans)
-        self.stages = tuple(range(len(spans)) if stages is None else stages)
-        self.prefixes = check_prefixes(prefixes, len(self.stages))
-        self.codebook_sizes = tuple(self.codebook(k).size for k in range(len(self.stages)))
         self.detach_stages = detach_stages
         # stages before any channel is quantized a second time: a semantic teacher sees what they give
         self.num_first = next((k for k in range(1, len(spans)) if spans[k][0] == spans[0][0]), len(spans))
@@ -80,8 +75,7 @@ class Additive(Quantizer):
         if self.training:
             all_reduce(bad)
         initialise = self.training and not all(c.is_initialised for c in self.codebooks()) and not bad
-        numbers = self._draw(batch, num, whole=initialise)
-        stages = max(numbers, default=self.prefixes[-1] if num is None else num)
+        numbers, stages = self._draw(batch, num, whole=initialise)
         rows = [sum(n > k for n in numbers) if frames else 0 for k in range(stages)]
         # samples with more codebooks come first, so that every stage sees a leading block
         order = sorted(range(batch), key=lambda i: -numbers[i])
@@ -98,12 +92,10 @@ class Additive(Quantizer):
         if self.training:
             metrics["nonfinite"] = bad
             self._update(outputs, sums, bad)
-        metrics |= name_metrics(
-            [
-                self.codebook(k).measure(None if self.training else out.index)
-                for k, (_, out) in enumerate(outputs)
-            ]
-        )
+        measured = [
+            self.codebook(k).measure(None if self.training else o.index) for k, (_, o) in enumerate(outputs)
+        ]
+        metrics |= name_metrics(measured)
         if shuffled:
             back = sorted(range(batch), key=order.__getitem__)
             quantized, first, codes = quantized[back], first[back], codes[back]
@@ -208,21 +200,13 @@ class Additive(Quantizer):
         """Move the codebooks by what their stages saw in all processes."""
         found: list[tuple[Codebook, Tensor, Tensor, Tensor]] = []
         for number, codebook in enumerate(self.codebooks()):
-            used = [k for k, c in enumerate(self.stages) if c == number and k < len(outputs)]
-            seen = (
-                torch.cat([outputs[k][0] for k in used])
-                if used
-                else codebook.counts.new_zeros(0, codebook.dim)
-            )
+            used = [k for k, c in enumerate(self.stages[: len(outputs)]) if c == number]
+            seen = torch.cat([outputs[k][0] for k in used] or [codebook.counts.new_zeros(0, codebook.dim)])
             if used and sums:
-                counts, totals = (
-                    sum((sums[k][part] for k in used[1:]), sums[used[0]][part]) for part in (0, 1)
-                )
+                counts, totals = (torch.stack([sums[k][part] for k in used]).sum(0) for part in (0, 1))
                 found.append((codebook, seen, counts, totals))
             else:
-                index = (
-                    torch.cat([outputs[k][1].index for k in used]) if used else codebook.steps.new_zeros(0)
-                )
+                index = torch.cat([outputs[k][1].index for k in used] or [codebook.steps.new_zeros(0)])
                 found.append((codebook, *codebook.statistics(seen, index)))
         all_reduce(*(t for _, _, counts, totals in found for t in (counts, totals)))
         for codebook, projected, counts, totals in found:
@@ -237,7 +221,7 @@ class Additive(Quantizer):
             codes = search_beam(x, self._used(num), beam)
         return refine_codes(x, codes, self._used(num), refine) if refine else codes
 
-    def _used(self, num: int) -> list[tuple[Codebook, tuple[int, int]]]:
+    def _used(self, num: int) -> list[tuple[Codebook, Span]]:
         return [(self.codebook(k), self.spans[k]) for k in range(num)]
 
     def _embed(self, codes: Tensor) -> Tensor:
@@ -267,7 +251,7 @@ class Additive(Quantizer):
         return super().train(mode)
 
 
-def split(dim: int, parts: int) -> list[tuple[int, int]]:
+def split(dim: int, parts: int) -> list[Span]:
     """Spans that cut ``dim`` channels into ``parts`` nearly equal ones.
 
     Raises:
@@ -277,15 +261,3 @@ def split(dim: int, parts: int) -> list[tuple[int, int]]:
         raise ConfigError(f"{dim} channels cannot be cut into {parts} parts")
     ends = [dim * i // parts for i in range(parts + 1)]
     return list(pairwise(ends))
-
-
-def each_size(codebook_size: int | Sequence[int], count: int) -> list[int]:
-    """V of each of so many codebooks, where one number stands for all.
-
-    Raises:
-        ConfigError: a list of another length.
-    """
-    sizes = [codebook_size] * count if isinstance(codebook_size, int) else list(codebook_size)
-    if len(sizes) != count:
-        raise ConfigError(f"codebook_size lists {len(sizes)} sizes, but there are {count} codebooks")
-    return sizes

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -53,27 +54,47 @@ class QuantizerOutput:
     first_stage: Tensor
 
 
+class Common(TypedDict, total=False):
+    """What all quantizers take beside their own settings, see `Quantizer`."""
+
+    prefixes: Sequence[int] | None
+    dropout: float
+
+
 class Quantizer(Changing, ABC):
     """Base of all quantizers: it checks and lays out; ``_forward``, ``_search`` and ``_embed`` do the work.
 
     Args:
-        dropout: share of samples of a training batch that use a random prefix instead of all codebooks.
-
-    Attributes:
         dim: latent width D.
         codebook_sizes: number of codes of each codebook, in stream order.
-        prefixes: legal values of ``num_codebooks``, ascending; the last one is K.
+        prefixes: legal values of ``num_codebooks``, ascending to K; None means from ``shortest`` to K by ``step``.
+        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
+        shortest: least number of codebooks that decode.
+        step: how many codebooks belong together.
+
+    Raises:
+        ConfigError: the dropout is out of range, or the prefixes do not ascend to K.
     """
 
-    dim: int
-    codebook_sizes: tuple[int, ...]
-    prefixes: tuple[int, ...]
-
-    def __init__(self, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        codebook_sizes: Sequence[int],
+        *,
+        prefixes: Sequence[int] | None = None,
+        dropout: float = 0.0,
+        shortest: int = 1,
+        step: int = 1,
+    ) -> None:
         super().__init__()
         if not 0 <= dropout <= 1:
             raise ConfigError(f"quantizer dropout is a share of samples from 0 to 1, not {dropout}")
-        self.dropout = dropout
+        full = len(codebook_sizes)
+        legal = tuple(range(shortest, full + 1, step) if prefixes is None else map(int, prefixes))
+        if not legal or list(legal) != sorted(set(legal)) or legal[0] < 1 or legal[-1] != full:
+            raise ConfigError(f"prefixes must ascend to {full}, the number of codebooks; they are {legal}")
+        self.dim, self.codebook_sizes = dim, tuple(codebook_sizes)
+        self.prefixes, self.dropout = legal, dropout
 
     def forward(self, z: Tensor, *, num_codebooks: int | None = None) -> QuantizerOutput:
         """Quantize latents, with losses and a gradient to ``z``; in training mode the codebooks are updated.
@@ -172,16 +193,17 @@ class Quantizer(Changing, ABC):
     def _embed(self, codes: Tensor) -> Tensor:
         """Vectors (M, D) of codes (M, K')."""
 
-    def _draw(self, batch: int, num: int | None, *, whole: bool = False) -> list[int]:
-        """Number of codebooks of each sample: ``num``, or all, or in training what quantizer dropout draws."""
+    def _draw(self, batch: int, num: int | None, *, whole: bool = False) -> tuple[list[int], int]:
+        """Codebooks of each sample and of the longest: ``num``, or all, or in training what quantizer dropout draws."""
         full = self.prefixes[-1] if num is None else num
         if num is not None or whole or not self.training or self.dropout == 0:
-            return [full] * batch
+            return [full] * batch, full
         drop = (torch.rand(batch) < self.dropout).tolist()
         drawn = torch.randint(len(self.prefixes), (batch,)).tolist()
         if several():  # every process must reach every codebook, or their collective calls would not match
             drop[:1] = [False]
-        return [self.prefixes[i] if d else full for d, i in zip(drop, drawn, strict=True)]
+        numbers = [self.prefixes[i] if d else full for d, i in zip(drop, drawn, strict=True)]
+        return numbers, max(numbers, default=full)
 
     def _check_latents(self, z: Tensor) -> None:
         if not z.is_floating_point():
@@ -231,22 +253,6 @@ def exact_float32(device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.set_float32_matmul_precision(precision)
-
-
-def check_prefixes(prefixes: object, num_codebooks: int) -> tuple[int, ...]:
-    """The legal numbers of codebooks as a tuple, all of 1..K when None.
-
-    Raises:
-        ConfigError: not ascending, or the last one is not ``num_codebooks``.
-    """
-    if prefixes is None:
-        return tuple(range(1, num_codebooks + 1))
-    found = tuple(int(p) for p in prefixes)  # type: ignore[attr-defined]
-    if not found or list(found) != sorted(set(found)) or found[0] < 1 or found[-1] != num_codebooks:
-        raise ConfigError(
-            f"prefixes must ascend to {num_codebooks}, the number of codebooks; they are {found}"
-        )
-    return found
 
 
 def _refuse_nonfinite(z: Tensor) -> None:

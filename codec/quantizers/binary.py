@@ -1,12 +1,12 @@
 """Binary quantizers, a bit per channel: LFQ, BSQ, Bernoulli."""
 
-from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from codec.quantizers.base import Losses
+from codec.quantizers.base import Common, Losses
 from codec.quantizers.scalar import Scalar
 
 _GROUP = 8  # bits whose joint distribution the entropy loss looks at
@@ -22,8 +22,7 @@ class LFQ(Scalar):
         bits: bits per codebook; V = 2^bits.
         num_codebooks: number of codebooks K, each with its own channels.
         temperature: of the entropy loss.
-        prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
+        common: see `Common`.
     """
 
     loss_names: tuple[str, ...] = ("commit", "entropy")
@@ -35,10 +34,9 @@ class LFQ(Scalar):
         num_codebooks: int = 1,
         *,
         temperature: float = 0.01,
-        prefixes: Sequence[int] | None = None,
-        dropout: float = 0.0,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(dim, [2] * (bits * num_codebooks), num_codebooks, prefixes=prefixes, dropout=dropout)
+        super().__init__(dim, [2] * (bits * num_codebooks), num_codebooks, **common)
         self.bits, self.temperature = bits, temperature
 
     @property
@@ -97,8 +95,7 @@ class Bernoulli(Scalar):
         dim: latent width D.
         bits: bits per codebook; V = 2^bits.
         num_codebooks: number of codebooks K, each with its own channels.
-        prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
+        common: see `Common`.
     """
 
     def __init__(
@@ -106,11 +103,9 @@ class Bernoulli(Scalar):
         dim: int,
         bits: int = 10,
         num_codebooks: int = 1,
-        *,
-        prefixes: Sequence[int] | None = None,
-        dropout: float = 0.0,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(dim, [2] * (bits * num_codebooks), num_codebooks, prefixes=prefixes, dropout=dropout)
+        super().__init__(dim, [2] * (bits * num_codebooks), num_codebooks, **common)
 
     def _digits(self, y: Tensor) -> Tensor:
         return (y > 0).long()

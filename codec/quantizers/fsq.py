@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from codec.nn.linear import Linear
 from codec.quantizers.additive import Additive, split
-from codec.quantizers.base import Losses, Quantizer, QuantizerOutput
+from codec.quantizers.base import Common, Losses, Quantizer, QuantizerOutput
 from codec.quantizers.codebook import Codebook
 from codec.quantizers.scalar import Scalar
 
@@ -31,8 +32,7 @@ class FSQ(Scalar):
         dim: latent width D.
         levels: levels of the channels of one codebook.
         num_codebooks: number of codebooks K, each with its own channels (grouped FSQ).
-        prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
+        common: see `Common`.
     """
 
     slope = 1.0
@@ -43,11 +43,9 @@ class FSQ(Scalar):
         dim: int,
         levels: Sequence[int] = (8, 5, 5, 5),
         num_codebooks: int = 1,
-        *,
-        prefixes: Sequence[int] | None = None,
-        dropout: float = 0.0,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(dim, list(levels) * num_codebooks, num_codebooks, prefixes=prefixes, dropout=dropout)
+        super().__init__(dim, list(levels) * num_codebooks, num_codebooks, **common)
         half = (self.levels - 1) * (1 + 1e-3) / 2
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         self.register_buffer("reach", half, persistent=False)
@@ -100,8 +98,7 @@ class ResidualFSQ(Quantizer):
         stages: residual stages R; K = groups * R.
         groups: groups of channels G.
         robust: learned scales instead of fixed ones.
-        prefixes: legal values of ``num_codebooks`` in calls; None means whole stages: G, 2G, ..., K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
+        common: see `Common`.
     """
 
     def __init__(
@@ -112,28 +109,21 @@ class ResidualFSQ(Quantizer):
         *,
         groups: int = 1,
         robust: bool = True,
-        prefixes: Sequence[int] | None = None,
-        dropout: float = 0.0,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__()
         width = len(levels) * groups
-        update = "gradient" if robust else "frozen"
         codebooks = []
         for stage in range(stages):
             scale = [1.0 / (level - 1) ** stage for level in levels]
             table = {"name": "grid", "levels": list(levels), "scale": scale}
+            update = "gradient" if robust else "frozen"
             codebooks += [
                 Codebook(len(levels), prod(levels), table=table, update=update) for _ in range(groups)
             ]
-        self.inner = Additive(
-            width,
-            codebooks,
-            split(width, groups) * stages,
-            prefixes=prefixes or range(groups, groups * stages + 1, groups),
-            dropout=dropout,
-        )
-        self.dim, self.robust = dim, robust
-        self.codebook_sizes, self.prefixes = self.inner.codebook_sizes, self.inner.prefixes
+        spans = split(width, groups) * stages
+        inner = Additive(width, spans, codebooks, shortest=groups, step=groups, **common)
+        super().__init__(dim, inner.codebook_sizes, prefixes=inner.prefixes)
+        self.inner, self.robust = inner, robust
         self.in_proj: nn.Module = Linear(dim, width) if width != dim else nn.Identity()
         self.out_proj: nn.Module = Linear(width, dim) if width != dim else nn.Identity()
 

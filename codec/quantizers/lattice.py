@@ -1,12 +1,13 @@
 """Learned scalar grids: a lattice with one step per channel (LL-VQ), and free values per channel (QLAE)."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codec.quantizers.base import Losses
+from codec.quantizers.base import Common, Losses
 from codec.quantizers.codebook.init import best_scale, spaced
 from codec.quantizers.scalar import Scalar
 
@@ -21,8 +22,7 @@ class Lattice(Scalar):
         dim: latent width D.
         levels: lattice points per channel of one codebook, the sides of the box.
         num_codebooks: number of codebooks K, each with its own channels.
-        prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
+        common: see `Common`.
     """
 
     loss_names = ("commit", "codebook", "size")
@@ -32,11 +32,9 @@ class Lattice(Scalar):
         dim: int,
         levels: Sequence[int] = (7, 5, 5, 5),
         num_codebooks: int = 1,
-        *,
-        prefixes: Sequence[int] | None = None,
-        dropout: float = 0.0,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(dim, list(levels) * num_codebooks, num_codebooks, prefixes=prefixes, dropout=dropout)
+        super().__init__(dim, list(levels) * num_codebooks, num_codebooks, **common)
         self.step = nn.Parameter(4.6 / self.levels)
 
     def _init_from(self, y: Tensor) -> None:
@@ -72,8 +70,7 @@ class QLAE(Scalar):
         dim: latent width D.
         levels: values per channel of one codebook.
         num_codebooks: number of codebooks K, each with its own channels.
-        prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
+        common: see `Common`.
     """
 
     loss_names = ("commit", "codebook")
@@ -83,11 +80,9 @@ class QLAE(Scalar):
         dim: int,
         levels: Sequence[int] = (8, 5, 5, 5),
         num_codebooks: int = 1,
-        *,
-        prefixes: Sequence[int] | None = None,
-        dropout: float = 0.0,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(dim, list(levels) * num_codebooks, num_codebooks, prefixes=prefixes, dropout=dropout)
+        super().__init__(dim, list(levels) * num_codebooks, num_codebooks, **common)
         most = int(self.levels.max())
         rows = [F.pad(torch.linspace(-0.5, 0.5, int(n)), (0, most - int(n)), value=0.5) for n in self.levels]
         self.values = nn.Parameter(torch.stack(rows))

@@ -1,18 +1,18 @@
 """Pyramid vector quantization: a gain, and a shape out of all integer vectors with a given sum of magnitudes."""
 
-from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from codec.errors import ConfigError
-from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes
+from codec.quantizers.base import Common, Losses, Quantizer, QuantizerOutput
 from codec.quantizers.codebook import Codebook
 from codec.quantizers.codebook.distributed import all_reduce
 from codec.quantizers.codebook.gradient import straight_through
 from codec.quantizers.scalar import keep
-from codec.quantizers.usage import measure, name_metrics
+from codec.quantizers.usage import code_metrics
 
 
 class Pyramid:
@@ -109,8 +109,7 @@ class PVQ(Quantizer):
         num_codebooks: number of groups K; D must be a multiple.
         pulses: sum of magnitudes k; a code has log2 N(D / K, k) bits for the shape.
         gains: number of gains, the other factor of V.
-        prefixes: legal values of ``num_codebooks`` in calls, other groups being zero; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
+        common: see `Common`.
     """
 
     def __init__(
@@ -119,21 +118,15 @@ class PVQ(Quantizer):
         num_codebooks: int = 8,
         pulses: int = 4,
         gains: int = 8,
-        *,
-        prefixes: Sequence[int] | None = None,
-        dropout: float = 0.0,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(dropout)
         if num_codebooks < 1 or dim % num_codebooks:
             raise ConfigError(f"{dim} channels cannot be cut into {num_codebooks} equal groups")
-        self.dim, self.groups, self.gains = dim, num_codebooks, gains
-        self.width = dim // num_codebooks
-        self.pyramid = Pyramid(self.width, pulses)
-        size = self.pyramid.size * gains
-        if size > 1 << 32:
-            raise ConfigError(f"{self.pyramid.size} shapes times {gains} gains are more than 2^32 codes")
-        self.codebook_sizes = (size,) * num_codebooks
-        self.prefixes = check_prefixes(prefixes, num_codebooks)
+        pyramid = Pyramid(dim // num_codebooks, pulses)
+        if pyramid.size * gains > 1 << 32:
+            raise ConfigError(f"{pyramid.size} shapes times {gains} gains are more than 2^32 codes")
+        super().__init__(dim, [pyramid.size * gains] * num_codebooks, **common)
+        self.groups, self.gains, self.width, self.pyramid = num_codebooks, gains, pyramid.dim, pyramid
         self.gain = Codebook(1, gains, replace_dead="none")
 
     def _codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,23 +163,18 @@ class PVQ(Quantizer):
             if initialise and not bad:
                 self.gain.initialise(gains)
         found, index = self._codes(clean)
+        embedded = self._embed(found)
         if self.training:
             projected, counts, sums = self.gain.statistics(gains, index)
             all_reduce(counts, sums)
-            embedded = self._embed(found)
             self.gain.update(projected, counts, sums, (1 - self.gain.decay) * (bad == 0).float())
-        else:
-            embedded = self._embed(found)
-        numbers = self._draw(batch, num, whole=initialise)
-        stages = max(numbers, default=self.prefixes[-1] if num is None else num)
+        numbers, stages = self._draw(batch, num, whole=initialise)
         spans = [(k * self.width, (k + 1) * self.width) for k in range(self.groups)]
         kept, sent = keep(numbers, spans, x.device)
         values = embedded.view(batch, frames, self.dim) * kept
         codes = found.view(batch, frames, self.groups)[..., :stages].masked_fill(~sent[..., :stages], -1)
         metrics: Losses = {"nonfinite": bad} if self.training else {}
-        metrics |= name_metrics(
-            [measure(codes[..., k], size) for k, size in enumerate(self.codebook_sizes[:stages])]
-        )
+        metrics |= code_metrics(codes, self.codebook_sizes)
         error = ((x - values) * kept).square().sum() / max(int(kept.sum()) * frames, 1)
         quantized = straight_through(x, values)
         return QuantizerOutput(quantized, codes, {"commit": error}, metrics, quantized)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from codec.errors import ConfigError
 from codec.nn.linear import Linear
 from codec.quantizers.additive import split
-from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes
+from codec.quantizers.base import Common, Losses, Quantizer, QuantizerOutput
 from codec.quantizers.codebook.distributed import all_reduce, broadcast, gather
 from codec.quantizers.codebook.gradient import straight_through
 from codec.quantizers.usage import COUNTED, measure, name_metrics, usage_entropy
@@ -25,8 +26,7 @@ class Scalar(Quantizer):
         dim: latent width D.
         levels: levels L of each of the d channels; if d is not D, linear layers project in and out.
         num_codebooks: number of codebooks K that the channels are split into.
-        prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
+        common: see `Common`.
 
     Raises:
         ConfigError: levels below 2, or a codebook of more than 2^32 codes.
@@ -42,22 +42,19 @@ class Scalar(Quantizer):
         dim: int,
         levels: Sequence[int],
         num_codebooks: int = 1,
-        *,
-        prefixes: Sequence[int] | None = None,
-        dropout: float = 0.0,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(dropout)
         levels = [int(level) for level in levels]
         if not levels or min(levels) < 2:
             raise ConfigError(f"each channel needs at least 2 levels; they are {levels}")
-        self.dim, self.width = dim, len(levels)
-        self.spans = split(self.width, num_codebooks)
-        self.codebook_sizes = tuple(prod(levels[low:high]) for low, high in self.spans)
-        if max(self.codebook_sizes) > 1 << 32:
+        spans = split(len(levels), num_codebooks)
+        sizes = [prod(levels[low:high]) for low, high in spans]
+        if max(sizes) > 1 << 32:
             raise ConfigError(
-                f"a codebook of {max(self.codebook_sizes)} codes is too large (at most 2^32): use more codebooks"
+                f"a codebook of {max(sizes)} codes is too large (at most 2^32): use more codebooks"
             )
-        self.prefixes = check_prefixes(prefixes, num_codebooks)
+        super().__init__(dim, sizes, **common)
+        self.width, self.spans = len(levels), spans
         self.in_proj: nn.Module = Linear(dim, self.width) if self.width != dim else nn.Identity()
         self.out_proj: nn.Module = Linear(self.width, dim) if self.width != dim else nn.Identity()
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
@@ -129,9 +126,8 @@ class Scalar(Quantizer):
         choose = self._sample if self.training else self._digits
         digits = choose(bounded.detach().nan_to_num(0.0, 0.0, 0.0))
         values = self._values(digits)
-        numbers = self._draw(batch, num, whole=initialise)
+        numbers, stages = self._draw(batch, num, whole=initialise)
         out = self._estimate(bounded, values)
-        stages = max(numbers, default=self.prefixes[-1] if num is None else num)
         codes = self.pack(digits)[:, :stages].view(batch, frames, stages)
         out = out.view(batch, frames, self.width)
         kept, sent = keep(numbers, self.spans, x.device)

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from codec.errors import ConfigError
 from codec.nn.linear import Linear
-from codec.quantizers.additive import each_size
 from codec.quantizers.base import Quantizer, QuantizerOutput
 from codec.quantizers.codebook import Choices
-from codec.quantizers.vector import RVQ
+from codec.quantizers.vector import RVQ, Sizes, each_size
 
 
 class SplitRVQ(Quantizer):
@@ -27,16 +26,14 @@ class SplitRVQ(Quantizer):
         semantic_codebooks: how many of them are semantic.
         width: width inside; None means D.
         parallel: both see the latents (Mimi); else the acoustic codebooks see what the semantic ones left over.
-        prefixes: legal values of ``num_codebooks`` in calls; None means semantic_codebooks..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
-        choices: of every codebook (see `codec.quantizers.codebook.Codebook`).
+        settings: see `Settings`.
     """
 
     def __init__(
         self,
         dim: int,
         num_codebooks: int = 8,
-        codebook_size: int | Sequence[int] = 2048,
+        codebook_size: Sizes = 2048,
         *,
         semantic_codebooks: int = 1,
         width: int | None = None,
@@ -45,24 +42,23 @@ class SplitRVQ(Quantizer):
         dropout: float = 0.0,
         **choices: Unpack[Choices],
     ) -> None:
-        super().__init__()
-        first, rest = semantic_codebooks, num_codebooks - semantic_codebooks
+        first, rest, width = semantic_codebooks, num_codebooks - semantic_codebooks, width or dim
         if first < 1 or rest < 1:
             raise ConfigError(
                 f"{num_codebooks} codebooks cannot be {first} semantic and {rest} acoustic ones"
             )
-        prefixes = tuple(prefixes or range(first, num_codebooks + 1))
-        if prefixes[0] < first:
-            raise ConfigError(f"the shortest prefix, {prefixes[0]}, must hold the {first} semantic codebooks")
-        width = width or dim
-        self.dim, self.num_first, self.parallel = dim, first, parallel
+        sizes = each_size(codebook_size, num_codebooks)
+        super().__init__(dim, sizes, prefixes=prefixes, shortest=first)
+        if self.prefixes[0] < first:
+            raise ConfigError(
+                f"the shortest prefix, {self.prefixes[0]}, must hold the {first} semantic codebooks"
+            )
+        self.num_first, self.parallel = first, parallel
         self.in_proj = nn.ModuleList(Linear(dim, width, bias=False) for _ in range(2))
         self.out_proj = nn.ModuleList(Linear(width, dim, bias=False) for _ in range(2))
-        sizes = each_size(codebook_size, num_codebooks)
         self.semantic_rvq = RVQ(width, first, sizes[:first], prefixes=(first,), **choices)
-        acoustic = [p - first for p in prefixes if p > first]
+        acoustic = [p - first for p in self.prefixes if p > first]
         self.acoustic_rvq = RVQ(width, rest, sizes[first:], prefixes=acoustic, dropout=dropout, **choices)
-        self.prefixes, self.codebook_sizes = prefixes, tuple(sizes)
 
     def _forward(self, x: Tensor, num: int | None) -> QuantizerOutput:
         semantic = self.semantic_rvq._forward(self._each(self.in_proj[0], x), None)

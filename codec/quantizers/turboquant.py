@@ -1,8 +1,8 @@
 """TurboQuant: a random rotation and fixed scalar levels, nothing trained. The baseline of every learned quantizer."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 from math import erf, exp, pi, sqrt
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from codec.errors import ConfigError
 from codec.nn.linear import linear
-from codec.quantizers.base import Losses, Quantizer, QuantizerOutput, check_prefixes
+from codec.quantizers.base import Common, Losses, Quantizer, QuantizerOutput
 from codec.quantizers.codebook.gradient import straight_through
 from codec.quantizers.scalar import keep
-from codec.quantizers.usage import measure, name_metrics
+from codec.quantizers.usage import code_metrics
 
 _GAINS = 1024  # levels of the length, over 2^-16 .. 2^16
 _OCTAVES = 32
@@ -30,8 +30,7 @@ class TurboQuant(Quantizer):
         dim: latent width D.
         bits: bits per channel, 1 to 8.
         seed: of the rotation, which is stored with the weights.
-        prefixes: legal values of ``num_codebooks`` in calls, missing channels being zero; None means 2..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
+        common: see `Common`.
 
     Raises:
         ConfigError: settings out of range.
@@ -47,17 +46,15 @@ class TurboQuant(Quantizer):
         bits: int = 2,
         *,
         seed: int = 0,
-        prefixes: Sequence[int] | None = None,
-        dropout: float = 0.0,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(dropout)
         if not 1 <= bits <= 8:
             raise ConfigError(f"TurboQuant takes 1 to 8 bits per channel, not {bits}")
         share = max(1, _CODEBOOK_BITS // bits)
-        self.dim, self.bits = dim, bits
-        self.spans = [(low, min(low + share, dim)) for low in range(0, dim, share)]
-        self.codebook_sizes = (_GAINS, *(1 << bits * (high - low) for low, high in self.spans))
-        self.prefixes = check_prefixes(prefixes or range(2, len(self.spans) + 2), len(self.spans) + 1)
+        spans = [(low, min(low + share, dim)) for low in range(0, dim, share)]
+        sizes = (_GAINS, *(1 << bits * (high - low) for low, high in spans))
+        super().__init__(dim, sizes, shortest=2, **common)
+        self.bits, self.spans = bits, spans
         gaussian = torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         q, r = torch.linalg.qr(gaussian)
         self.register_buffer("rotation", (q * r.diagonal().sign()).float())
@@ -95,8 +92,7 @@ class TurboQuant(Quantizer):
     def _forward(self, x: Tensor, num: int | None) -> QuantizerOutput:
         batch, frames, _ = x.shape
         flat = x.detach().nan_to_num(0.0, 0.0, 0.0).reshape(-1, self.dim)
-        numbers = self._draw(batch, num)
-        stages = max(numbers, default=self.prefixes[-1] if num is None else num)
+        numbers, stages = self._draw(batch, num)
         codes = self._search(flat, stages, 1, 0)
         values = self._embed(codes).view(x.shape)
         codes = codes.view(batch, frames, stages)
@@ -107,9 +103,7 @@ class TurboQuant(Quantizer):
         _, sent = keep(numbers, [(0, 1)] * stages, x.device)
         codes = codes.masked_fill(~sent, -1)
         metrics: Losses = {"nonfinite": (~torch.isfinite(x.detach())).sum()} if self.training else {}
-        metrics |= name_metrics(
-            [measure(codes[..., k], size) for k, size in enumerate(self.codebook_sizes[:stages])]
-        )
+        metrics |= code_metrics(codes, self.codebook_sizes)
         quantized = straight_through(x, values)
         return QuantizerOutput(quantized, codes, {}, metrics, quantized)
 

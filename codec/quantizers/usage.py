@@ -30,6 +30,13 @@ def measure(codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return usage, usage_entropy(counts)[1]
 
 
+def code_metrics(codes: Tensor, sizes: Sequence[int]) -> dict[str, Tensor]:
+    """The metrics of `name_metrics` of codes (B, T, K)."""
+    return name_metrics(
+        [measure(row.flatten(), size) for row, size in zip(codes.unbind(2), sizes, strict=False)]
+    )
+
+
 def name_metrics(measured: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """Metrics from (usage, entropy) of each codebook: the means, and ``usage/0``, ``perplexity/0`` and so on."""
     if not measured:

@@ -1,6 +1,5 @@
 """Variational vector quantization (VAEVQ)."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Unpack
 
@@ -8,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.quantizers.base import QuantizerOutput
-from codec.quantizers.codebook import Choices
-from codec.quantizers.vector import RVQ
+from codec.quantizers.vector import RVQ, Settings, Sizes
 
 
 class VAEVQ(RVQ):
@@ -25,23 +23,19 @@ class VAEVQ(RVQ):
         num_codebooks: number of codebooks K.
         codebook_size: codes per codebook V, one number or one for each.
         sampled: share of the samples of a training batch that are decoded without quantization.
-        prefixes: legal values of ``num_codebooks`` in calls; None means 1..K.
-        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
-        choices: of every codebook (see `codec.quantizers.codebook.Codebook`).
+        settings: see `Settings`.
     """
 
     def __init__(
         self,
         dim: int,
         num_codebooks: int = 1,
-        codebook_size: int | Sequence[int] = 1024,
+        codebook_size: Sizes = 1024,
         *,
         sampled: float = 0.5,
-        prefixes: Sequence[int] | None = None,
-        dropout: float = 0.0,
-        **choices: Unpack[Choices],
+        **settings: Unpack[Settings],
     ) -> None:
-        super().__init__(dim, num_codebooks, codebook_size, prefixes=prefixes, dropout=dropout, **choices)
+        super().__init__(dim, num_codebooks, codebook_size, **settings)
         self.sampled = sampled
         self.log_variance = nn.Linear(dim, dim)
         nn.init.zeros_(self.log_variance.weight)

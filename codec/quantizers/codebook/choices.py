@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "regularisers": {"orthogonal": Orthogonal, "entropy": Entropy, "wasserstein": Wasserstein},
 }
 INITS = ("kmeans", "random")
+SINGLE = OPTIONS.keys() - {"regularisers"}  # the others may be several
 
 
 class Choices(TypedDict, total=False):
@@ -125,42 +126,33 @@ def resolve(choices: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse(chosen: Mapping[str, Any], table: type[Table], differentiable: bool) -> None:
-    named = {key: _name(spec) for key, spec in chosen.items()}
-    for key in ("replace_dead", "gradient_estimator"):
-        option(key, chosen[key])
-    label, assignment, update = named["table"], named["assignment"], named["update"]
-    replace, estimator, kmeans = named["replace_dead"], named["gradient_estimator"], named["init"] == "kmeans"
-    problems = [
-        (
-            update == "ema" and (table.learned or not table.writable),
-            f"table {label} is moved by the optimiser: update must be gradient or sync, not ema",
-        ),
-        (
-            replace != "none" and not table.writable,
-            f"table {label} has no code vectors that could be set: replace_dead must be none, not {replace}",
-        ),
-        (
-            replace != "none" and update == "frozen",
-            f"update frozen leaves the table alone: replace_dead must be none, not {replace}",
-        ),
-        (
-            kmeans and not table.loadable,
-            f"table {label} cannot be set from data: init must be random, not kmeans",
-        ),
-        (
-            kmeans and update == "frozen",
-            "update frozen leaves the table alone: init must be random, not kmeans",
-        ),
+    named = {key: option(key, spec) and _name(spec) for key, spec in chosen.items() if key in SINGLE}
+    label, assignment = f"table {named['table']}", f"assignment {named['assignment']}"
+    update, frozen, still = (
+        named["update"],
+        named["update"] == "frozen",
+        "update frozen leaves the table alone",
+    )
+    replace, kmeans = named["replace_dead"] != "none", chosen["init"] == "kmeans"
+    moved, own = table.learned or not table.writable, named["gradient_estimator"] != "straight_through"
+    for wrong, reason, key, legal in (
+        (update == "ema" and moved, f"{label} is moved by the optimiser", "update", "gradient or sync"),
+        (replace and not table.writable, f"{label} has no codes that could be set", "replace_dead", "none"),
+        (replace and frozen, still, "replace_dead", "none"),
+        (kmeans and not table.loadable, f"{label} cannot be set from data", "init", "random"),
+        (kmeans and frozen, still, "init", "random"),
         (
             differentiable and update not in ("gradient", "frozen"),
-            f"assignment {assignment} moves all codes by its gradient: update must be gradient, not {update}",
+            f"{assignment} moves all codes by its gradient",
+            "update",
+            "gradient",
         ),
         (
-            differentiable and estimator != "straight_through",
-            f"assignment {assignment} brings its own gradient: gradient_estimator must be straight_through, "
-            f"not {estimator}",
+            differentiable and own,
+            f"{assignment} brings its own gradient",
+            "gradient_estimator",
+            "straight_through",
         ),
-    ]
-    for wrong, sentence in problems:
+    ):
         if wrong:
-            raise ConfigError(sentence)
+            raise ConfigError(f"{reason}: {key} must be {legal}, not {named.get(key, chosen[key])}")
