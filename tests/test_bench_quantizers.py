@@ -117,7 +117,7 @@ def test_the_search_is_compared_with_the_greedy_one() -> None:
     ]
     done = CliRunner().invoke(app, [*command, "--json"])
     assert done.exit_code == 0, done.output
-    rows = {(row["books"], row["beam"], row["refine"]): row for row in json.loads(done.stdout)}
+    rows = {(row["num_codebooks"], row["beam"], row["refine"]): row for row in json.loads(done.stdout)}
     assert list(rows) == [(k, b, r) for k in (4, 12) for r in (0, 1, 2) for b in (1, 3)]
     for books in (4, 12):
         assert rows[books, 1, 0]["error"] == rows[books, 1, 0]["low"] == rows[books, 1, 0]["high"] == 1

@@ -57,6 +57,7 @@ def quantizers(
     names = None if only is None else [name.strip() for name in only.split(",")]
     with Console(stderr=True).status("") as status:
         results = run(out, data=data, model=model, names=names, seconds=seconds, progress=status.update)
+    _machine()
     console.print(*tables(results), sep="\n")
     typer.echo(f"{out}: quantizers.csv, quantizers.png")
 
@@ -101,6 +102,7 @@ def search(
         interval = f"{gain.low:.1%} to {gain.high:.1%}"
         cells = [gain.num_codebooks, gain.beam, gain.refine, f"{gain.error:.1%}", interval]
         shown.add_row(*map(str, cells), f"{gain.us_per_vector:.0f}")
+    _machine()
     Console(width=None if sys.stdout.isatty() else 100).print(shown)
 
 
