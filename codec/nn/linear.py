@@ -60,10 +60,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, arrange: Arran
     if session.prepared and x.numel() <= FEW * x.shape[-1] and (known := _kept.get(id(weight))):
         matrix = known[2].get(_packer(arrange))
         if matrix is not None and matrix.quick is not None:
-            rows = x.reshape(-1, matrix.inputs).contiguous()
-            y = torch.empty(len(rows), matrix.outputs)
-            matrix.quick.windows(rows, y, bias, taps=1, step=matrix.inputs)
-            return y.view(*x.shape[:-1], matrix.outputs)
+            y = torch.empty(*x.shape[:-1], matrix.outputs)
+            matrix.quick.windows(x.contiguous(), y, bias, taps=1, step=matrix.inputs)
+            return y
     if not exact(x):
         return F.linear(x, weight if arrange is None else arrange(weight), bias)
     matrix = packed(weight, arrange)

@@ -69,8 +69,8 @@ class StreamState:
             past = torch.zeros_like(x.narrow(dim, 0, 1)).repeat_interleave(length, dim)
         joined = torch.cat([past, x], dim=dim)
         last = joined.narrow(dim, joined.shape[dim] - length, length)
-        if self.active is None:
-            self._kept[key] = last.detach().clone()
+        if self.active is None and joined.shape[dim] < 2 * length and not joined.requires_grad:
+            self._kept[key] = last  # a view of what belongs to nobody else and is hardly longer
         else:
             self.put(layer, last, name)
         return joined

@@ -50,7 +50,7 @@ class Product:
     def windows(
         self, x: Tensor, y: Tensor, bias: Tensor | None, *, taps: int, step: int, spread: int = 0
     ) -> None:
-        """Rows of `y` `(M, out)` from the windows of `x`, both contiguous in memory.
+        """Rows of `y` `(..., out)` from the windows of `x`, both contiguous in memory.
 
         Args:
             x: where the first window begins.
@@ -67,7 +67,7 @@ class Product:
             self._panel,
             None if bias is None else bias.data_ptr(),
             y.data_ptr(),
-            y.shape[0],
+            y.numel() // self.outputs,
             self.outputs,
             taps,
             self.inputs // taps,
