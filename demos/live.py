@@ -81,8 +81,11 @@ class VoiceLoop:
                 if problem:
                     await self.drop(socket, 1008, problem)
                     return
-        except ConnectionClosed:
-            pass
+        except ConnectionClosed as closed:
+            if (
+                closed.sent is not None and not closed.rcvd_then_sent
+            ):  # too large a message, or no sign of life
+                log.warning("%s is dropped: %s", socket.remote_address, closed.sent)
         finally:
             del self.clients[client.row]
 

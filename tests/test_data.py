@@ -4,6 +4,7 @@ import inspect
 import io
 import json
 import math
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,72 @@ def test_tar_shards_read_in_place(tmp_path: Path) -> None:
     found = find(tmp_path)  # among others it costs only itself
     assert found.train == recordings
     assert list(found.skipped) == [str(tmp_path / "bad.tar")]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ('"frames": "151680"', 'line 1: frames is "151680", and should be a whole number'),
+        ('"frames": -5', "line 1: frames is -5"),
+        ('"frames": true', "line 1: frames is true"),
+        ('"frames": 1.5', "line 1: frames is 1.5"),
+        ('"frames": NaN', "line 1: frames is NaN"),
+        ('"frames": 1e999', "line 1: frames is Infinity"),
+        ('"sample_rate": "16000"', 'line 1: sample_rate is "16000"'),
+        ('"sample_rate": 2000000000', "line 1: sample_rate is 2000000000"),
+        ('"seconds": "3"', 'line 1: seconds is "3", and should be a positive number'),
+        ('"speaker": [1]', "line 1: speaker is"),
+        ('"text": {}', "line 1: text is"),
+        ('"x": ' + "[" * 100000, "line 1 is not JSON"),
+    ],
+)
+def test_values_of_a_manifest_are_checked(tmp_path: Path, row: str, words: str) -> None:
+    tone(tmp_path / "a.wav")
+    (tmp_path / "list.jsonl").write_text(f'{{"path": "a.wav", {row}}}\n')
+    with pytest.raises(ConfigError) as caught:
+        manifest(tmp_path / "list.jsonl")
+    assert words in str(caught.value)
+
+
+def test_a_manifest_may_begin_with_a_mark_and_name_the_line_with_a_bad_byte(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    row = b'{"path": "a.wav", "frames": 100.0, "sample_rate": 16000, "speaker": 7, "text": null}\n'
+    (tmp_path / "list.jsonl").write_bytes(b"\xef\xbb\xbf" + row)
+    (recording,), _ = manifest(tmp_path / "list.jsonl")
+    assert (recording.frames, recording.speaker, recording.text) == (100, "7", None)
+    (tmp_path / "list.jsonl").write_bytes(row + b'{"path": "\xe9.wav"}\n')
+    with pytest.raises(ConfigError, match="line 2 is not JSON"):
+        manifest(tmp_path / "list.jsonl")
+
+
+def test_the_file_knows_its_rate_better_than_a_manifest(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    rate = probe(Recording(str(tmp_path / "a.wav"), 0, 0)).sample_rate
+    (tmp_path / "list.jsonl").write_text(f'{{"path": "a.wav", "frames": 9000, "sample_rate": {rate + 1}}}\n')
+    (recording,), _ = manifest(tmp_path / "list.jsonl")
+    with pytest.raises(AudioError, match=f"has {rate} Hz, and its manifest says {rate + 1}"):
+        recording.crop(0, 100, 16000, 1)
+
+
+def test_names_that_are_not_utf8_train_and_travel_in_manifests(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    os.rename(tmp_path / "a.wav", os.fsencode(tmp_path) + b"/\xe9.wav")
+    (recording,) = find(tmp_path).train
+    write_manifest(tmp_path / "list.jsonl", [recording])
+    (again,), _ = manifest(tmp_path / "list.jsonl")
+    assert again.path == recording.path
+    assert again.crop(0, 100, 16000, 1).shape == (1, 100)
+    assert recording.name.encode() == os.fsencode(tmp_path) + b"/\\udce9.wav"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("root", ["x"]), ("batch_size", "abc"), ("batch_size", True), ("valid_seconds", "4")],
+)
+def test_settings_of_another_type_are_named(setting: str, value: object) -> None:
+    settings = {"sample_rate": 16000, "channels": 1, "samples": 800, "batch_size": 2} | {setting: value}
+    with pytest.raises(ConfigError, match=rf"data\.{setting} is .*, and should be a "):
+        AudioData(**settings)
 
 
 def _tarinfo(name: str, size: int) -> tarfile.TarInfo:

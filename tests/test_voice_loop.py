@@ -116,6 +116,20 @@ def test_bad_messages_get_a_reason_and_the_others_go_on(
     assert reason is None or (found is not None and reason in found)
 
 
+def test_a_message_that_is_too_large_is_logged(model: codec.Codec, caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        async with live.listening(model, port=0, rows=1) as server:
+            async with connect(f"ws://localhost:{server.sockets[0].getsockname()[1]}") as socket:
+                await socket.recv()
+                await socket.send(bytes(2 * 16000 + 2))
+                with pytest.raises(websockets.exceptions.ConnectionClosed):
+                    await asyncio.wait_for(socket.recv(), 20)
+            await asyncio.sleep(0.1)
+
+    asyncio.run(scene())
+    assert "is dropped: 1009" in caplog.text
+
+
 def test_a_full_house_says_so_and_the_page_is_there(model: codec.Codec) -> None:
     async def scene() -> tuple[str, str]:
         async with live.listening(model, port=0, rows=1) as server:

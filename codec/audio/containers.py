@@ -242,7 +242,8 @@ def _flac_frame_end(head: bytes, block: int) -> int | None:
 
 def _ogg(file: IO[bytes], facts: Facts) -> None:
     """Page after page: a second stream after the first one, and where the last page begins."""
-    at, started, serial, magic, due = facts.start, False, b"", b"", 0
+    at, started, serial, magic = facts.start, False, b"", b""
+    due: int | None = None  # number of the next page
     ends: list[int] = []  # of the last two pages, in samples
     while True:
         file.seek(at)
@@ -257,7 +258,9 @@ def _ogg(file: IO[bytes], facts: Facts) -> None:
         if page[5] & 2:  # begins a stream
             file.seek(body)
             begins = file.read(16)
+            due = None
             if started:
+                serial = page[14:18]
                 facts.sndfile = False  # libsndfile reads the first of chained streams only
                 if begins[:10] != magic[:10] or (begins[:16] != magic[:16] and magic[:7] == b"\x01vorbis"):
                     facts.joined = at  # of another rate or other channels
@@ -266,14 +269,17 @@ def _ogg(file: IO[bytes], facts: Facts) -> None:
                 serial, magic = page[14:18], begins
                 facts.sndfile = magic.startswith((b"OpusHead", b"\x01vorbis"))
         else:
-            number = int.from_bytes(page[18:22], "little")
-            if started and number != due:
-                facts.sndfile = False
-                facts.lost_pages += max(1, number - due)
-            started, due = True, number + 1
+            started = True
             granule = int.from_bytes(page[6:14], "little", signed=True)
-            if page[14:18] == serial and granule >= 0:
-                ends = [*ends[-1:], granule]
+            if page[14:18] == serial:
+                number = int.from_bytes(page[18:22], "little")
+                if due is not None and number != due:
+                    facts.sndfile = False
+                    # behind the headers (whose samples are 0) a broadcast begins wherever it was
+                    facts.lost_pages += max(1, number - due) if any(ends) else 0
+                due = number + 1
+                if granule >= 0:
+                    ends = [*ends[-1:], granule]
         at = body + sum(page[27 : 27 + segments])
     skipped = int.from_bytes(magic[10:12], "little") if magic[:8] == b"OpusHead" else 0
     if len(ends) == 2:

@@ -200,8 +200,9 @@ class Reader:
             try:
                 return SndfileDecoder(view, self._facts)
             except NotSound:  # perhaps a coding that only the others know
-                if not self._facts.ffmpeg:
-                    raise
+                pass
+        if not self._facts.ffmpeg:
+            raise NotSound("a broken header")
         return AvDecoder(view, self._facts)
 
     @property

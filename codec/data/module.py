@@ -18,6 +18,13 @@ from codec.data.recordings import Recording
 from codec.data.sources import Found, builtin, filtered, find, fingerprint, hold_out
 from codec.errors import ConfigError
 
+# what a setting may be, null apart, and how that is called
+_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    **dict.fromkeys(("root", "valid", "corpus"), ((str, os.PathLike), "path or a name")),
+    **dict.fromkeys(("samples", "batch_size", "batches_per_epoch", "num_workers"), (int, "whole number")),
+    **dict.fromkeys(("seed", "valid_clips"), (int, "whole number")),
+    **dict.fromkeys(("valid_seconds", "min_dbfs", "weight"), ((int, float), "number")),
+}
 _SOURCE = ("root", "valid", "corpus", "splits", "download", "filters")
 
 
@@ -89,6 +96,9 @@ class AudioData(LightningDataModule):
         augment: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__()
+        numbers = {"samples": samples, "batch_size": batch_size, "seed": seed, "num_workers": num_workers}
+        numbers |= {"batches_per_epoch": batches_per_epoch, "valid_clips": valid_clips}
+        _check_types(numbers | {"valid_seconds": valid_seconds, "min_dbfs": min_dbfs})
         self.notes: list[str] = []
         self._batch_size = batch_size
         self._position = 0
@@ -201,6 +211,7 @@ class AudioData(LightningDataModule):
         return [f"skipped {len(skipped)} file{'s' * (len(skipped) > 1)}:", *lines, *more]
 
     def _find(self, spec: Mapping[str, Any], samples: int, rate: int) -> Found:
+        _check_types(spec)
         unknown = set(spec) - {*_SOURCE, "weight"}
         if unknown:
             raise ConfigError(f"a data source has no setting {', '.join(sorted(unknown))}")
@@ -241,6 +252,13 @@ class AudioData(LightningDataModule):
         if recordings and not found:
             raise ConfigError(f"all {len(recordings)} training files are shorter than data.samples={samples}")
         return found
+
+
+def _check_types(settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        wanted, word = _TYPES.get(name, (object, ""))
+        if value is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and word)):
+            raise ConfigError(f"data.{name} is {value!r}, and should be a {word}")
 
 
 def _weights(found: Sequence[Found], shares: Sequence[float] | None, voices: float) -> list[float]:

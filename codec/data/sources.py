@@ -251,7 +251,7 @@ def write_manifest(path: str | os.PathLike[str], recordings: Iterable[Recording]
             + "\n"
         )
     with atomic_write(path) as file:
-        file.write("".join(lines).encode())
+        file.write("".join(lines).encode(errors="backslashreplace"))  # JSON's own escape of what is no UTF-8
 
 
 def builtin() -> Path:

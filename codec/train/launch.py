@@ -8,6 +8,7 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +18,19 @@ from codec import assets
 from codec.errors import CodecError, suggestion
 from codec.train.compose import compose, register
 from codec.train.run import train
+
+_WITH_VALUE = (
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+)
 
 
 def launch(arguments: list[str]) -> int:
@@ -28,8 +42,7 @@ def launch(arguments: list[str]) -> int:
         The exit code: 0 good, 1 a run failed, 2 the arguments do not compose.
     """
     register(arguments)
-    # argparse takes settings only before or only after the flag
-    arguments = sorted(arguments, key=lambda argument: argument in ("--multirun", "-m"))
+    arguments = _flags_last(arguments)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     command = sys.argv
@@ -58,13 +71,41 @@ def launch(arguments: list[str]) -> int:
         print("codec:", " ".join(str(error).partition("Config search path:")[0].split()), file=sys.stderr)
         return 2
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"codec: {_unknown_setting(str(error), arguments) or error}", file=sys.stderr)
+        known = _unknown_setting(str(error), arguments) or _not_understood(arguments)
+        print(f"codec: {known or error}", file=sys.stderr)
         return 2
     except SystemExit as stop:  # --hydra-help, --cfg
         return int(stop.code or 0)
     finally:
         sys.argv = command
     return 1 if failures else 0
+
+
+def _flags_last(arguments: list[str]) -> list[str]:
+    """Settings before flags and their values: argparse takes settings in one place only."""
+    settings, flags = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-"):
+            settings.append(argument)
+            continue
+        flags.append(argument)
+        if argument in _WITH_VALUE:
+            flags += [value for value in [next(rest, None)] if value is not None]
+    return [*settings, *flags]
+
+
+def _not_understood(arguments: list[str]) -> str | None:
+    """Which setting Hydra's grammar does not take, and how to write it."""
+    parser = OverridesParser.create()
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        try:
+            if equals:
+                parser.parse_override(argument)
+        except HydraException:
+            return f"{name}: {value} holds characters that mean something to Hydra; quote it: '{name}=\"{value}\"'"
+    return None
 
 
 def _unknown_setting(message: str, arguments: list[str]) -> str | None:
