@@ -42,6 +42,12 @@ def test_the_command_line_starts_without_torch():
     assert not loaded & {"torch", "numpy", "lightning", "hydra", "soundfile", "rich.progress"}
 
 
+def test_the_help_of_training_needs_no_torch():
+    quiet = "out, sys.stdout = sys.stdout, io.StringIO(); main(['--help']); sys.stdout = out"
+    loaded = loaded_by(f"import io; from codec.train.app import main; {quiet}")
+    assert not loaded & {"torch", "torchaudio", "lightning", "hydra"}
+
+
 def test_the_public_names_are_there():
     import codec
 
