@@ -77,8 +77,8 @@ PARTS: dict[str, dict[str, str]] = {
 }
 # what a part of each kind must be a subclass of
 BASES = {
-    "encoder": "torch.nn:Module",
-    "decoder": "torch.nn:Module",
+    "encoder": "codec.models.parts:Encoder",
+    "decoder": "codec.models.parts:Decoder",
     "quantizer": "codec.quantizers.base:Quantizer",
     "discriminator": "codec.discriminators.base:Discriminator",
     "loss": "torch.nn:Module",
