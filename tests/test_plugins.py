@@ -24,8 +24,7 @@ from codec.quantizers import Quantizer, QuantizerOutput
 class Signs(Quantizer):
     """The sign of each of the first channels."""
     def __init__(self, dim, bits=8):
-        super().__init__()
-        self.dim, self.codebook_sizes, self.prefixes = dim, (2,) * bits, (bits,)
+        super().__init__(dim, (2,) * bits, prefixes=(bits,))
     def _forward(self, x, num):
         codes = (x[..., :len(self.codebook_sizes)] > 0).long()
         values = x + (self._embed(codes) - x).detach()

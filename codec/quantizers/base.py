@@ -68,7 +68,7 @@ class Quantizer(Changing, ABC):
         dim: latent width D.
         codebook_sizes: number of codes of each codebook, in stream order.
         prefixes: legal values of ``num_codebooks``, ascending to K; None means from ``shortest`` to K by ``step``.
-        dropout: share of samples of a training batch that use one of ``prefixes`` at random instead of all codebooks.
+        dropout: probability that a sample of a training batch uses one of ``prefixes`` at random instead of all codebooks.
         shortest: least number of codebooks that decode.
         step: how many codebooks belong together.
 
@@ -88,7 +88,7 @@ class Quantizer(Changing, ABC):
     ) -> None:
         super().__init__()
         if not 0 <= dropout <= 1:
-            raise ConfigError(f"quantizer dropout is a share of samples from 0 to 1, not {dropout}")
+            raise ConfigError(f"quantizer dropout is a probability from 0 to 1, not {dropout}")
         full = len(codebook_sizes)
         legal = tuple(range(shortest, full + 1, step) if prefixes is None else map(int, prefixes))
         if not legal or list(legal) != sorted(set(legal)) or legal[0] < 1 or legal[-1] != full:
