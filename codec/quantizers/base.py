@@ -68,7 +68,7 @@ class Quantizer(Changing, ABC):
         dim: latent width D.
         codebook_sizes: number of codes of each codebook, in stream order.
         prefixes: legal values of ``num_codebooks``, ascending to K; None means from ``shortest`` to K by ``step``.
-        dropout: probability that a sample of a training batch uses one of ``prefixes`` at random instead of all codebooks.
+        dropout: probability that a sample of a training batch uses one of ``prefixes`` instead of all codebooks.
         shortest: least number of codebooks that decode.
         step: how many codebooks belong together.
 
