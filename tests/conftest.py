@@ -47,7 +47,7 @@ def _forget() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> dict[str, Any]:
-    """Configuration of a causal codec with random weights: 16 kHz, hop 320, 4 books of 64."""
+    """Configuration of a causal codec with random weights: 16 kHz, hop 320, 4 codebooks of 64."""
     stage = {"dim": 16, "hidden": 16, "depth": 1}
     stages = [stage | {"stride": 1}, stage | {"stride": 2}]
     return {

@@ -119,10 +119,15 @@ def test_the_search_is_compared_with_the_greedy_one() -> None:
     assert done.exit_code == 0, done.output
     rows = {(row["num_codebooks"], row["beam"], row["refine"]): row for row in json.loads(done.stdout)}
     assert list(rows) == [(k, b, r) for k in (4, 12) for r in (0, 1, 2) for b in (1, 3)]
-    for books in (4, 12):
-        assert rows[books, 1, 0]["error"] == rows[books, 1, 0]["low"] == rows[books, 1, 0]["high"] == 1
-        assert rows[books, 3, 0]["error"] < 0.97
+    for codebooks in (4, 12):
+        assert (
+            rows[codebooks, 1, 0]["error"]
+            == rows[codebooks, 1, 0]["low"]
+            == rows[codebooks, 1, 0]["high"]
+            == 1
+        )
+        assert rows[codebooks, 3, 0]["error"] < 0.97
         for beam in (1, 3):
-            errors = [rows[books, beam, refine]["error"] for refine in (0, 1, 2)]
+            errors = [rows[codebooks, beam, refine]["error"] for refine in (0, 1, 2)]
             assert errors == sorted(errors, reverse=True)
     assert all(row["low"] <= row["error"] <= row["high"] for row in rows.values())

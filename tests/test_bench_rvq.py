@@ -14,34 +14,34 @@ SMALL = rvq.Shape(60, 8, 64, 3)
 
 @pytest.mark.parametrize("name", sorted(set(rvq.CONTENDERS) - {"torch.compile", "codec.ops, CUDA graph"}))
 def test_contenders_search_the_same_books(name: str) -> None:
-    x, books = rvq.problem(SMALL)
+    x, codebooks = rvq.problem(SMALL)
     try:
-        codes = rvq.CONTENDERS[name](x, books, SMALL)()
+        codes = rvq.CONTENDERS[name](x, codebooks, SMALL)()
     except rvq.Missing as reason:
         pytest.skip(str(reason))
-    assert torch.equal(codes, rvq.usual(x, books))
+    assert torch.equal(codes, rvq.usual(x, codebooks))
 
 
 def test_referee_counts_wrong_choices_once() -> None:
-    x, books = rvq.problem(SMALL)
-    codes = rvq.usual(x, books)
-    assert rvq.mistakes(x, books, codes) == 0
+    x, codebooks = rvq.problem(SMALL)
+    codes = rvq.usual(x, codebooks)
+    assert rvq.mistakes(x, codebooks, codes) == 0
     first = codes[7, 0].item()
     codes[7, 0] = (first + 1) % 64
-    codes[7, 1:] = rvq.usual(x[7:8] - books[0, codes[7, 0]], books[1:])[0]
-    assert rvq.mistakes(x, books, codes) == 1  # the later choices are right for what they were given
-    beam = rvq.CONTENDERS["codec.ops"](x, books, rvq.Shape(60, 8, 64, 3, 4))()
-    assert rvq.mistakes(x, books, beam, 4) == 0
+    codes[7, 1:] = rvq.usual(x[7:8] - codebooks[0, codes[7, 0]], codebooks[1:])[0]
+    assert rvq.mistakes(x, codebooks, codes) == 1  # the later choices are right for what they were given
+    beam = rvq.CONTENDERS["codec.ops"](x, codebooks, rvq.Shape(60, 8, 64, 3, 4))()
+    assert rvq.mistakes(x, codebooks, beam, 4) == 0
     beam[3, 1] += 1
-    assert rvq.mistakes(x, books, beam, 4) == 1
+    assert rvq.mistakes(x, codebooks, beam, 4) == 1
 
 
 def test_books_leave_every_stage_the_same_choice() -> None:
-    x, books = rvq.problem(rvq.Shape(4000, 8, 256, 4))
+    x, codebooks = rvq.problem(rvq.Shape(4000, 8, 256, 4))
     residual = x
     left = []
-    for book, chosen in zip(books, rvq.usual(x, books).t(), strict=True):
-        residual = residual - book[chosen]
+    for codebook, chosen in zip(codebooks, rvq.usual(x, codebooks).t(), strict=True):
+        residual = residual - codebook[chosen]
         left.append(float(residual.square().mean()))
     assert left == sorted(left, reverse=True)
     assert left[3] / left[2] == pytest.approx(left[1] / left[0], rel=0.1)

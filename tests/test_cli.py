@@ -70,9 +70,9 @@ def test_a_file_there_and_back(codec):
 
 
 def test_the_number_of_books_and_the_bit_rate(codec):
-    for option, books in [("-n 1", 1), ("--codebooks 3", 3), ("--kbps 0.6", 2), ("--kbps 99", 4)]:
+    for option, codebooks in [("-n 1", 1), ("--codebooks 3", 3), ("--kbps 0.6", 2), ("--kbps 99", 4)]:
         assert codec("encode", SPEECH, "a.tok", "--force", *option.split()).exit_code == 0
-        assert len(read_tok("a.tok")[1]) == books
+        assert len(read_tok("a.tok")[1]) == codebooks
     refused(codec("encode", SPEECH, "b.tok", "--codebooks", 5), "no 5 codebooks; it has 1, 2, 3, 4")
     refused(codec("encode", SPEECH, "b.tok", "--kbps", 0.1), "lowest bit rate of this model is 0.3 kbps")
     assert folder() == ["a.tok"]

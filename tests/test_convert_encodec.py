@@ -14,7 +14,7 @@ EncodecModel = pytest.importorskip("encodec").EncodecModel
 
 
 def randomly(model):
-    """Books that say something, for the package leaves them empty until training."""
+    """Codebooks that say something, for the package leaves them empty until training."""
     generator = torch.Generator().manual_seed(5)
     for layer in model.quantizer.vq.layers:
         layer._codebook.inited.fill_(1)
@@ -40,12 +40,12 @@ def mono(tmp_path_factory):
 def test_same_codes_and_samples_at_24_khz(mono, samples):
     theirs, ours = mono
     audio = 0.1 * torch.randn(2, 1, samples, generator=torch.Generator().manual_seed(samples))
-    for bandwidth, books in ((1.5, 2), (3.0, 4), (6.0, 8), (12.0, 16), (24.0, 32)):
+    for bandwidth, codebooks in ((1.5, 2), (3.0, 4), (6.0, 8), (12.0, 16), (24.0, 32)):
         theirs.set_target_bandwidth(bandwidth)
         [(codes, _)] = theirs.encode(audio)
-        assert books in ours.quantizer.prefixes
-        assert ours.bitrate(books) == 1000 * bandwidth
-        assert torch.equal(ours.encode(audio, num_codebooks=books), codes)
+        assert codebooks in ours.quantizer.prefixes
+        assert ours.bitrate(codebooks) == 1000 * bandwidth
+        assert torch.equal(ours.encode(audio, num_codebooks=codebooks), codes)
         torch.testing.assert_close(ours.decode(codes), theirs.decode([(codes, None)]), rtol=0, atol=1e-5)
 
 
@@ -105,13 +105,13 @@ def sound(samples):
 def test_same_codes_and_samples_at_48_khz(stereo, samples, least):
     theirs, ours = stereo
     audio = sound(samples)
-    for bandwidth, books in ((3.0, 2), (6.0, 4), (12.0, 8), (24.0, 16)):
+    for bandwidth, codebooks in ((3.0, 2), (6.0, 4), (12.0, 8), (24.0, 16)):
         if bandwidth < least:
             continue
         theirs.set_target_bandwidth(bandwidth)
         frames = theirs.encode(audio)
-        assert ours.bitrate(books) == 1000 * bandwidth
-        codes = ours.encode(audio, num_codebooks=books)
+        assert ours.bitrate(codebooks) == 1000 * bandwidth
+        codes = ours.encode(audio, num_codebooks=codebooks)
         assert codes.max() < 1024
         mine = ours.segments(codes)[0]
         assert len(mine) == len(frames)
@@ -121,4 +121,4 @@ def test_same_codes_and_samples_at_48_khz(stereo, samples, least):
         torch.testing.assert_close(
             ours.decode(codes, num_samples=samples), theirs.decode(frames)[..., :samples], rtol=0, atol=1e-5
         )
-        assert torch.equal(ours.encode(audio, num_codebooks=16)[:, :books], codes)
+        assert torch.equal(ours.encode(audio, num_codebooks=16)[:, :codebooks], codes)

@@ -173,7 +173,7 @@ def test_digits_apart_take_their_room_and_need_digits(
     tmp_path: Path, model: str, speech: np.ndarray, tiny_model: Path
 ) -> None:
     coded = [parse(model, channel).code(speech, RATE) for channel in ("bsc:0.01", "bsc:0.01,digits")]
-    # 5 and 3 levels: 4 bits as one code of 15, 3 and 2 bits apart; two books, 100 frames
+    # 5 and 3 levels: 4 bits as one code of 15, 3 and 2 bits apart; two codebooks, 100 frames
     assert [c.payload_bytes for c in coded] == [100, 125]
     assert coded[1].container_bytes - coded[0].container_bytes == 25
     audio.write(tmp_path / "a.wav", speech[None], RATE)

@@ -83,17 +83,19 @@ def test_decoder_knows_the_number_of_books_however_it_is_called(causal):
     audio = torch.randn(1, 1, 8 * 30)
     codes = codec.encode(audio)
     whole = {}
-    for books in (3, 4, 5):
-        part = codes[:, :books]
-        whole[books] = codec.decode(part)
+    for codebooks in (3, 4, 5):
+        part = codes[:, :codebooks]
+        whole[codebooks] = codec.decode(part)
         z = codec.quantizer.decode(part)
-        assert torch.equal(codec.decode_latent(z, books), whole[books])
-        assert torch.equal(codec.decode_latent(z), whole[books]) == (books == 5), "all books unless told"
+        assert torch.equal(codec.decode_latent(z, codebooks), whole[codebooks])
+        assert torch.equal(codec.decode_latent(z), whole[codebooks]) == (codebooks == 5), (
+            "all codebooks unless told"
+        )
         pieces = codec.decoder_stream().run(part.split(7, -1))
-        assert torch.equal(torch.cat(list(pieces), -1), whole[books])
+        assert torch.equal(torch.cat(list(pieces), -1), whole[codebooks])
         stream = StreamDecoder(codec)
         heard = torch.cat([*map(stream.push, part.split(4, -1)), stream.flush()], -1)
-        assert torch.equal(heard[..., codec.delay :], whole[books])
+        assert torch.equal(heard[..., codec.delay :], whole[codebooks])
     encoded = list(codec.encoder_stream(num_codebooks=4).run(audio.split(50, -1)))
     assert torch.equal(torch.cat(encoded, -1), codec.encode(audio, num_codebooks=4))
 
@@ -104,12 +106,12 @@ def test_every_sample_of_a_batch_has_its_own_number_of_books():
     codec.train()
     torch.manual_seed(1)
     with torch.no_grad():
-        codec(torch.randn(8, 1, 8 * 12))  # the first batch goes through all books
+        codec(torch.randn(8, 1, 8 * 12))  # the first batch goes through all codebooks
         out = codec(torch.randn(8, 1, 8 * 12))
-    books = (out.codes >= 0).all(-1).sum(1)
-    assert len(set(books.tolist())) > 1
+    codebooks = (out.codes >= 0).all(-1).sum(1)
+    assert len(set(codebooks.tolist())) > 1
     codec.eval()
-    for row, count in enumerate(books.tolist()):
+    for row, count in enumerate(codebooks.tolist()):
         alone = codec.decode(out.codes[row : row + 1, :count].clamp_min(0))
         torch.testing.assert_close(out.audio[row : row + 1], alone, rtol=1e-3, atol=1e-5)
 

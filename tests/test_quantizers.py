@@ -216,7 +216,7 @@ def test_commitment_reaches_the_encoder_at_every_stage(label: str) -> None:
     quantizer = make(label)
     step(quantizer, latents())
     for num in quantizer.prefixes[1:]:
-        # with the books before them frozen in place, only the last stages' commitment depends on how many there are
+        # with the codebooks before them frozen in place, only the last stages' commitment depends on how many there are
         grads = []
         for count in (quantizer.prefixes[quantizer.prefixes.index(num) - 1], num):
             z = latents().requires_grad_()
@@ -302,10 +302,10 @@ def test_dropped_books_do_not_change_what_is_kept() -> None:
     quantizer = RVQ(D, 4, 16, dropout=0.7, replace_dead="none", decay=1.0)
     z = latents(8)
     quantizer(z)
-    books = [t.clone() for t in quantizer.state_dict().values()]
+    codebooks = [t.clone() for t in quantizer.state_dict().values()]
     out = quantizer(z)
     assert (out.codes < 0).any()
-    for before, (name, after) in zip(books, quantizer.state_dict().items(), strict=True):
+    for before, (name, after) in zip(codebooks, quantizer.state_dict().items(), strict=True):
         assert name.endswith("steps") or torch.equal(before, after)
     full = quantizer.eval()(z)
     kept = out.codes >= 0
@@ -329,17 +329,17 @@ def test_codes_do_not_depend_on_the_batch() -> None:
 
 def test_ema_is_the_running_mean() -> None:
     quantizer = VQ(2, 2, replace_dead="none", init="random", decay=0.9)  # type: ignore[call-arg, arg-type]
-    book = quantizer.codebook(0)  # type: ignore[index, union-attr]
-    book.load_table(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
+    codebook = quantizer.codebook(0)  # type: ignore[index, union-attr]
+    codebook.load_table(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
     z = torch.tensor([[[-2.0, -3.0, 4.0], [1.0, 1.0, 0.0]]])
     quantizer(z)
     # counts 1 -> 0.9 + 0.1 * (2, 1); sums (-1, 0) -> 0.9 * (-1, 0) + 0.1 * (-5, 2), and so on
-    assert torch.allclose(book.counts, torch.tensor([1.1, 1.0]))
-    assert torch.allclose(book.table.weight, torch.tensor([[-1.4 / 1.1, 0.2 / 1.1], [1.3, 0.0]]))
+    assert torch.allclose(codebook.counts, torch.tensor([1.1, 1.0]))
+    assert torch.allclose(codebook.table.weight, torch.tensor([[-1.4 / 1.1, 0.2 / 1.1], [1.3, 0.0]]))
 
 
 def test_a_small_first_batch_leaves_residuals_to_learn_from() -> None:
-    """As many vectors as codes could be learned by heart; the later books would then start from nothing."""
+    """As many vectors as codes could be learned by heart; the later codebooks would then start from nothing."""
     mix = torch.randn(D, D)
     quantizer = RVQ(D, 4, 64)
     errors = []
@@ -362,28 +362,29 @@ def test_the_first_steps_count_as_a_plain_mean() -> None:
         z = torch.cat([torch.randn(1, 1, 50) - 20, torch.randn(1, 1, 50) + 20], 2)
         values.append(z.flatten())
         quantizer(z)
-    book = quantizer.codebook(0)  # type: ignore[index, union-attr]
+    codebook = quantizer.codebook(0)  # type: ignore[index, union-attr]
     low = torch.cat([v[v < 0] for v in values]).mean()
-    assert (book.table.weight.min() - low).abs() < 0.5  # a decay of 0.99 alone would still be near the start
+    # a decay of 0.99 alone would still be near the start
+    assert (codebook.table.weight.min() - low).abs() < 0.5
 
 
 def test_a_revived_code_stays() -> None:
     quantizer = VQ(D, 8, replace_dead={"name": "threshold", "every": 1})  # type: ignore[call-arg, arg-type]
     z = latents()
     quantizer(z)
-    book = quantizer.codebook(0)  # type: ignore[index, union-attr]
-    book.table.weight[3] = 100.0
-    book.counts[3] = 0.0
-    book.update_rule.sums[3] = 0.0
+    codebook = quantizer.codebook(0)  # type: ignore[index, union-attr]
+    codebook.table.weight[3] = 100.0
+    codebook.counts[3] = 0.0
+    codebook.update_rule.sums[3] = 0.0
     quantizer(z)
-    placed = book.table.weight[3].clone()
+    placed = codebook.table.weight[3].clone()
     vectors = z.transpose(1, 2).reshape(-1, D)
     assert (vectors - placed).norm(dim=1).min() < 1e-6
-    assert torch.allclose(book.update_rule.sums[3] / book.counts[3], placed, atol=1e-6)
+    assert torch.allclose(codebook.update_rule.sums[3] / codebook.counts[3], placed, atol=1e-6)
     for _ in range(10):
         quantizer(z)
     assert (quantizer(z).codes == 3).any()
-    assert book.table.weight[3].norm() < 10
+    assert codebook.table.weight[3].norm() < 10
 
 
 def test_synchronised_learning_moves_the_codes_by_the_decoder() -> None:
@@ -547,7 +548,7 @@ def test_every_configuration_builds() -> None:
     ids=lambda config: config["name"],
 )
 def test_a_frame_is_the_same_bits_alone_as_in_company(config: dict) -> None:
-    """Projections before and behind the books: matrix products sum in another order for few rows."""
+    """Projections before and behind the codebooks: matrix products sum in another order for few rows."""
     quantizer = build_part("quantizer", config, dim=300).eval()
     z = torch.randn(1, 300, 160)
     with torch.inference_mode():
@@ -580,7 +581,7 @@ def test_books_too_large_for_the_operator_are_searched_exactly() -> None:
 def test_training_with_one_search_for_all_stages_is_the_same(
     label: str, dropout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a GPU does it: codes, and the counts and sums that the books learn from, come from one call."""
+    """As a GPU does it: codes, and the counts and sums that the codebooks learn from, come from one call."""
     plain = make(label, dropout=dropout)
     step(plain, latents(frames=40))  # k-means
     fused = copy.deepcopy(plain)

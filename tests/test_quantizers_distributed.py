@@ -1,4 +1,4 @@
-"""Two processes (gloo, CPU) keep the same books."""
+"""Two processes (gloo, CPU) keep the same codebooks."""
 
 import os
 import warnings
@@ -60,17 +60,17 @@ def survivor(rank: int) -> Tensor:
     quantizer = VQ(D, 16, replace_dead={"name": "threshold", "every": 1})
     torch.manual_seed(rank)
     quantizer(batch(rank, 0))
-    book = quantizer.codebook(0)
-    book.table.weight[5] = 1e3
-    book.counts[5] = 0
-    book.update_rule.reset(book.table.weight, book.counts, torch.arange(16) == 5)
+    codebook = quantizer.codebook(0)
+    codebook.table.weight[5] = 1e3
+    codebook.counts[5] = 0
+    codebook.update_rule.reset(codebook.table.weight, codebook.counts, torch.arange(16) == 5)
     quantizer(batch(rank, 1))
     counts = []
     for _ in range(10):
         used = (quantizer(batch(rank, 1)).codes == 5).sum()
         dist.all_reduce(used)
         counts.append(used)
-    return torch.stack([*counts, book.table.weight[5].norm()])
+    return torch.stack([*counts, codebook.table.weight[5].norm()])
 
 
 def mean_of_all(rank: int) -> Tensor:

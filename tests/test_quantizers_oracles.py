@@ -24,11 +24,11 @@ def test_rvq_as_encodec() -> None:
     ResidualVectorQuantizer = pytest.importorskip("encodec").quantization.ResidualVectorQuantizer
 
     theirs = ResidualVectorQuantizer(dimension=D, n_q=6, bins=64, kmeans_init=False).eval()
-    books = torch.randn(6, 64, D) * torch.linspace(1, 0.3, 6)[:, None, None]
-    for layer, book in zip(theirs.vq.layers, books, strict=True):
-        layer._codebook.embed.data.copy_(book)
+    codebooks = torch.randn(6, 64, D) * torch.linspace(1, 0.3, 6)[:, None, None]
+    for layer, codebook in zip(theirs.vq.layers, codebooks, strict=True):
+        layer._codebook.embed.data.copy_(codebook)
     ours = RVQ(D, 6, 64).eval()
-    ours.load_tables(books)
+    ours.load_tables(codebooks)
     z = torch.randn(4, D, 100)
     codes = theirs.vq.encode(z, n_q=6).transpose(0, 1)
     assert agreement(ours.encode(z), codes) == 1.0
@@ -60,8 +60,8 @@ def test_grouped_rvq_as_vector_quantize_pytorch() -> None:
         dim=D, groups=2, num_quantizers=3, codebook_size=32, rotation_trick=False
     ).eval()
     ours = GRVQ(D, 2, 3, 32).eval()
-    books = [group.codebooks for group in theirs.rvqs]  # 2 of (3, V, D / 2)
-    ours.load_tables([books[g][r] for r in range(3) for g in range(2)])
+    codebooks = [group.codebooks for group in theirs.rvqs]  # 2 of (3, V, D / 2)
+    ours.load_tables([codebooks[g][r] for r in range(3) for g in range(2)])
     codes = theirs(z)[1]  # (G, B, T, R)
     assert agreement(ours.encode(z.mT), codes.permute(1, 3, 0, 2).flatten(1, 2)) == 1.0
 

@@ -29,11 +29,11 @@ def usage(quantizer: VQ, count: int = 30_000) -> float:
 def collapsed(spot: float = 4.0, **choices: object) -> VQ:
     """All codes on one spot, as far from the data's centre in every channel; all vectors on few codes."""
     quantizer = VQ(D, V, **choices)  # type: ignore[arg-type]
-    book = quantizer.codebook(0)
-    book.load_table(spot + 0.01 * torch.randn(V, D))
-    book.counts.zero_()
-    book.counts[0] = 1024.0
-    book.update_rule.reset(book.table.weight, book.counts, torch.ones(V, dtype=torch.bool))
+    codebook = quantizer.codebook(0)
+    codebook.load_table(spot + 0.01 * torch.randn(V, D))
+    codebook.counts.zero_()
+    codebook.counts[0] = 1024.0
+    codebook.update_rule.reset(codebook.table.weight, codebook.counts, torch.ones(V, dtype=torch.bool))
     assert usage(quantizer) < 0.25
     return quantizer
 

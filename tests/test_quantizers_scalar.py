@@ -157,7 +157,7 @@ def test_the_entropy_loss_of_bits_is_the_plain_formula() -> None:
     p = (2 * z[0].t() @ codes.t() / 2.0).softmax(1)
     whole = (torch.special.entr(p).sum(1).mean() - torch.special.entr(p.mean(0)).sum()) / 6
     assert torch.allclose(found, whole, atol=1e-5)
-    assert whole >= expected - 1e-5  # dependence between books can only make the joint entropy smaller
+    assert whole >= expected - 1e-5  # dependence between codebooks can only make the joint entropy smaller
 
 
 @pytest.mark.parametrize(("dim", "pulses"), [(1, 1), (1, 5), (2, 3), (3, 4), (5, 3), (4, 6), (8, 4)])

@@ -48,7 +48,7 @@ def test_more_search_means_less_error(trained: dict[str, Quantizer], name: str) 
     means = [error(quantizer, z, quantizer.encode(z, beam=beam)).mean() for beam in (1, 2, 4, 8)]
     assert means[0] == error(quantizer, z, greedy).mean()
     assert all(b <= a * 1.001 for a, b in pairwise(means))
-    if name == "product":  # its books do not depend on each other: the greedy search is the best one
+    if name == "product":  # its codebooks do not depend on each other: the greedy search is the best one
         assert means[3] == means[0]
         return
     if name in ("rvq", "grvq", "mcrvq", "shared"):

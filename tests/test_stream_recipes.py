@@ -61,8 +61,10 @@ def test_two_hundred_chunkings(name: str) -> None:
     with torch.inference_mode():
         whole = codec.encode(audio)
         restored = codec.decode(whole)
-    books = whole.shape[1]
-    assert all(len(whole[0, book].unique()) > 1 for book in range(books)), "codes that differ, to be compared"
+    codebooks = whole.shape[1]
+    assert all(len(whole[0, codebook].unique()) > 1 for codebook in range(codebooks)), (
+        "codes that differ, to be compared"
+    )
 
     def pieces(total: int) -> st.SearchStrategy[list[int]]:
         edges = st.lists(st.integers(0, total), max_size=8).map(sorted)

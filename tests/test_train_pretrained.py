@@ -36,10 +36,10 @@ def test_a_codec_that_learns_takes_the_weights_of_a_file(tiny_config, tmp_path):
     codec.eval()
     torch.testing.assert_close(codec.encoder(audio), source.encoder(audio), rtol=1e-4, atol=1e-5)
     assert torch.equal(codec.encode(audio), source.encode(audio))
-    for book in codec.quantizer.modules():
-        if isinstance(book, Codebook):
-            assert book.is_initialised
-            assert torch.equal(book.update_rule.sums, book.table.weight * book.counts[:, None])
+    for codebook in codec.quantizer.modules():
+        if isinstance(codebook, Codebook):
+            assert codebook.is_initialised
+            assert torch.equal(codebook.update_rule.sums, codebook.table.weight * codebook.counts[:, None])
 
 
 def test_a_layer_of_zeros_can_learn_again(tiny_config, tmp_path):

@@ -132,8 +132,8 @@ class Codec(LatentCodec):
             codes = torch.empty(z.shape[0], 0, z.shape[2], dtype=torch.int64, device=z.device)
             return CodecOutput(self.decode_latent(z)[..., : audio.shape[-1]], codes, {}, {}, z)
         quantized = self.quantizer(z, num_codebooks=num_codebooks)
-        books = (quantized.codes >= 0).all(-1).sum(1)  # of each sample, for quantizer dropout leaves some out
-        restored = self.decode_latent(quantized.quantized, books)[..., : audio.shape[-1]]
+        used = (quantized.codes >= 0).all(-1).sum(1)  # of each sample, for quantizer dropout leaves some out
+        restored = self.decode_latent(quantized.quantized, used)[..., : audio.shape[-1]]
         return CodecOutput(
             restored, quantized.codes, quantized.losses, quantized.metrics, quantized.first_stage
         )

@@ -29,7 +29,7 @@ class SegmentedCodec(Codec):
 
     Args:
         encoder: see `Codec`.
-        quantizer: the books of its smallest prefix carry the levels, the others are 0 in these frames.
+        quantizer: the codebooks of its smallest prefix carry the levels, the others are 0 in these frames.
         decoder: see `Codec`.
         sample_rate: of the audio, in Hz.
         channels: C, of input and output.
@@ -219,16 +219,16 @@ class SegmentedCodec(Codec):
         steps = math.prod(self._digits) - 1
         number = (steps * (1 + (level / LOUDEST).log2() / OCTAVES)).round().clamp(0, steps).long()
         first = codes.new_zeros(*codes.shape[:2], 1)
-        for book in reversed(range(len(self._digits))):
-            first[:, book, 0] = number % self._digits[book]
-            number = number // self._digits[book]
+        for codebook in reversed(range(len(self._digits))):
+            first[:, codebook, 0] = number % self._digits[codebook]
+            number = number // self._digits[codebook]
         return torch.cat([first, codes], dim=-1)
 
     def _split_level(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Codes `(B, K, t)` of one segment to those after the level, and the level `(B,)`; 0 is silence."""
         number = codes.new_zeros(len(codes))
-        for book, size in enumerate(self._digits):
-            number = number * size + codes[:, book, 0]
+        for codebook, size in enumerate(self._digits):
+            number = number * size + codes[:, codebook, 0]
         steps = math.prod(self._digits) - 1
         level = LOUDEST * torch.exp2((number.double() / steps - 1) * OCTAVES)
         return codes[..., 1:], torch.where(number > 0, level, 0.0).float()
