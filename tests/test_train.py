@@ -616,3 +616,13 @@ def test_validation_hears_the_weights_that_training_moved(tiny_config: dict[str,
         expected = fresh.eval()(audio).audio
     assert not torch.allclose(first, second)
     assert torch.equal(second, expected)
+
+
+def test_flags_stand_anywhere_and_a_value_that_hydra_cannot_read_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["+recipe=default", "--cfg", "job", "data.batch_size=3"]) == 0
+    assert "batch_size: 3" in capsys.readouterr().out
+    assert main(["+recipe=default", "data.root=a=b"]) == 2
+    assert "data.root" in (told := capsys.readouterr().err)
+    assert "quote it: 'data.root=\"a=b\"'" in told
