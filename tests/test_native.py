@@ -20,8 +20,11 @@ from codec.ops import reference
 
 def search_is_right() -> bool:
     generator = torch.Generator().manual_seed(0)
-    x, books = torch.randn(1, 200, 40, generator=generator), torch.randn(1, 2, 50, 40, generator=generator)
-    return torch.equal(ops.rvq_encode(x, books), reference.rvq_encode(x, books))
+    x, codebooks = (
+        torch.randn(1, 200, 40, generator=generator),
+        torch.randn(1, 2, 50, 40, generator=generator),
+    )
+    return torch.equal(ops.rvq_encode(x, codebooks), reference.rvq_encode(x, codebooks))
 
 
 @pytest.fixture

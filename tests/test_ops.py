@@ -18,10 +18,10 @@ def level(request: pytest.FixtureRequest) -> native.Level:
     return native.levels()[request.param]
 
 
-def compiled(level: native.Level, x: Tensor, books: Tensor, beam: int = 1, threads: int = 1) -> Tensor:
-    codes = torch.full((len(x), len(books)), -1)
-    pointers = x.data_ptr(), books.data_ptr(), codes.data_ptr()
-    sizes = len(x), x.shape[1], len(books), books.shape[1]
+def compiled(level: native.Level, x: Tensor, codebooks: Tensor, beam: int = 1, threads: int = 1) -> Tensor:
+    codes = torch.full((len(x), len(codebooks)), -1)
+    pointers = x.data_ptr(), codebooks.data_ptr(), codes.data_ptr()
+    sizes = len(x), x.shape[1], len(codebooks), codebooks.shape[1]
     assert level.rvq_encode(*pointers, *sizes, beam, threads) == 0
     return codes
 
@@ -29,35 +29,35 @@ def compiled(level: native.Level, x: Tensor, books: Tensor, beam: int = 1, threa
 def draw(kind: str, rows: int, dim: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(rows, dim, generator=generator)
-    books = torch.randn(3, size, dim, generator=generator) * 0.7
+    codebooks = torch.randn(3, size, dim, generator=generator) * 0.7
     if kind == "grid":  # exact ties everywhere
-        return x.round(), books.round()
+        return x.round(), codebooks.round()
     if kind == "duplicates":
-        books[0, size // 2] = books[0, 0]
-        books[1] = 0
+        codebooks[0, size // 2] = codebooks[0, 0]
+        codebooks[1] = 0
         x[0] = 0
-        return x, books
+        return x, codebooks
     if kind == "oddities":
-        books[0, size // 2] = torch.inf
-        books[1, 0, 0] = torch.nan
+        codebooks[0, size // 2] = torch.inf
+        codebooks[1, 0, 0] = torch.nan
         x[rows // 2, 0], x[rows // 3, -1] = torch.nan, -torch.inf
-        return x, books
+        return x, codebooks
     if kind == "close":  # what 16 bits cannot tell apart, and float32 hardly
-        books[0] = books[0, :1] + books[0] * 2.0**-14
-        return x, books
+        codebooks[0] = codebooks[0, :1] + codebooks[0] * 2.0**-14
+        return x, codebooks
     scale = {"normal": 1, "huge": 1e25, "tiny": 1e-30}[kind]
-    return x * scale, books * scale
+    return x * scale, codebooks * scale
 
 
 @pytest.mark.parametrize("kind", ["normal", "grid", "duplicates", "oddities", "close", "huge", "tiny"])
 @pytest.mark.parametrize("beam", [1, 3, 16])
 def test_compiled_codes_equal_the_specification(level: native.Level, kind: str, beam: int) -> None:
-    # few rows, an incomplete vector, whole blocks and the 16 bit path; tiles and parts of a book that do not fill up
+    # few rows, an incomplete vector, whole blocks and the 16 bit path; tiles and parts that do not fill up
     shapes = [(1, 8, 64), (5, 33, 7), (17, 64, 1), (70, 3, 6), (150, 40, 20), (20, 300, 70)]
     for seed, (rows, dim, size) in enumerate(shapes):
-        x, books = draw(kind, rows, dim, size, seed)
-        expected = reference.rvq_encode(x[None], books[None], beam)[0]
-        assert torch.equal(compiled(level, x, books, beam, threads=1 + seed % 2), expected), (
+        x, codebooks = draw(kind, rows, dim, size, seed)
+        expected = reference.rvq_encode(x[None], codebooks[None], beam)[0]
+        assert torch.equal(compiled(level, x, codebooks, beam, threads=1 + seed % 2), expected), (
             rows,
             dim,
             size,
@@ -65,23 +65,23 @@ def test_compiled_codes_equal_the_specification(level: native.Level, kind: str, 
 
 
 def test_compiled_codes_do_not_depend_on_the_batch(level: native.Level) -> None:
-    x, books = draw("normal", 400, 64, 200, 0)
-    whole = compiled(level, x, books)
+    x, codebooks = draw("normal", 400, 64, 200, 0)
+    whole = compiled(level, x, codebooks)
     for rows in (1, 3, 40, 129):
-        parts = [compiled(level, part.contiguous(), books) for part in x.split(rows)]
+        parts = [compiled(level, part.contiguous(), codebooks) for part in x.split(rows)]
         assert torch.equal(torch.cat(parts), whole)
-    assert torch.equal(plain.rvq_encode(x[None], books[None])[0], whole)
+    assert torch.equal(plain.rvq_encode(x[None], codebooks[None])[0], whole)
 
 
 def test_chosen_distance_is_the_smallest_in_float64(level: native.Level) -> None:
-    x, books = draw("normal", 2000, 16, 256, 0)
-    codes = compiled(level, x, books)
+    x, codebooks = draw("normal", 2000, 16, 256, 0)
+    codes = compiled(level, x, codebooks)
     residual = x
-    for k, book in enumerate(books):
-        distance = (residual.double()[:, None] - book.double()).square().sum(-1)
+    for k, codebook in enumerate(codebooks):
+        distance = (residual.double()[:, None] - codebook.double()).square().sum(-1)
         chosen = distance.gather(1, codes[:, k : k + 1])[:, 0]
         assert bool((chosen <= distance.amin(1) * (1 + 2**-40)).all())
-        residual = residual - book[codes[:, k]]
+        residual = residual - codebook[codes[:, k]]
 
 
 def test_no_choice_is_worse_than_the_nearest_for_latents_of_the_default_model(level: native.Level) -> None:
@@ -90,76 +90,78 @@ def test_no_choice_is_worse_than_the_nearest_for_latents_of_the_default_model(le
     samples = torch.from_numpy(audio.to_model(sound, rate, model.sample_rate, model.channels)[0])
     with torch.inference_mode():
         x = model.encoder(samples[..., : samples.shape[-1] // model.hop * model.hop])[0].t().contiguous()
-        books = model.quantizer._stack(len(model.quantizer.codebook_sizes)).codebooks[0]
+        codebooks = model.quantizer._stack(len(model.quantizer.codebook_sizes)).codebooks[0]
         assert len(x) > 400
-        assert bench.mistakes(x, books, compiled(level, x, books)) == 0
+        assert bench.mistakes(x, codebooks, compiled(level, x, codebooks)) == 0
 
 
 def test_beam_finds_what_greedy_misses() -> None:
-    x, books = draw("normal", 300, 8, 4, 0)
+    x, codebooks = draw("normal", 300, 8, 4, 0)
 
     def error(codes: Tensor) -> float:
-        return float((x - sum(book[codes[:, k]] for k, book in enumerate(books))).square().sum())
+        return float((x - sum(codebook[codes[:, k]] for k, codebook in enumerate(codebooks))).square().sum())
 
-    errors = [error(ops.rvq_encode(x, books, beam=beam)) for beam in (1, 2, 4, 16)]
+    errors = [error(ops.rvq_encode(x, codebooks, beam=beam)) for beam in (1, 2, 4, 16)]
     assert errors == sorted(errors, reverse=True)
     # sixteen sequences are all there are before the last of three stages of four codes: the search is exhaustive
-    every = x[:, None, None, None] - (books[0][:, None, None] + books[1][:, None] + books[2])
+    every = x[:, None, None, None] - (codebooks[0][:, None, None] + codebooks[1][:, None] + codebooks[2])
     assert errors[-1] == pytest.approx(float(every.square().sum(-1).flatten(1).amin(1).sum()))
     assert errors[-1] < 0.95 * errors[0]
 
 
 def test_opcheck() -> None:
-    x, books = torch.randn(2, 9, 8), torch.randn(2, 3, 20, 8)
-    torch.library.opcheck(torch.ops.codec.rvq_encode.default, (x, books, 2))
-    torch.library.opcheck(torch.ops.codec.rvq_encode_train.default, (x.requires_grad_(), books))
+    x, codebooks = torch.randn(2, 9, 8), torch.randn(2, 3, 20, 8)
+    torch.library.opcheck(torch.ops.codec.rvq_encode.default, (x, codebooks, 2))
+    torch.library.opcheck(torch.ops.codec.rvq_encode_train.default, (x.requires_grad_(), codebooks))
 
 
 def test_compile_traces_through_the_operators() -> None:
-    x, books = torch.randn(10, 8), torch.randn(3, 20, 8)
+    x, codebooks = torch.randn(10, 8), torch.randn(3, 20, 8)
 
     @torch.compile(fullgraph=True, backend="aot_eager", dynamic=True)
-    def encode(x: Tensor, books: Tensor) -> tuple[Tensor, Tensor]:
-        trained = ops.rvq_encode_train(x * 2, books)
-        return ops.rvq_encode(x * 2, books) + 1, trained.quantized
+    def encode(x: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
+        trained = ops.rvq_encode_train(x * 2, codebooks)
+        return ops.rvq_encode(x * 2, codebooks) + 1, trained.quantized
 
     for rows in (10, 4):
-        codes, quantized = encode(x[:rows], books)
-        assert torch.equal(codes, ops.rvq_encode(x[:rows] * 2, books) + 1)
-        assert torch.equal(quantized, ops.rvq_encode_train(x[:rows] * 2, books).quantized)
+        codes, quantized = encode(x[:rows], codebooks)
+        assert torch.equal(codes, ops.rvq_encode(x[:rows] * 2, codebooks) + 1)
+        assert torch.equal(quantized, ops.rvq_encode_train(x[:rows] * 2, codebooks).quantized)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_types_and_layouts_are_the_float32_values(dtype: torch.dtype) -> None:
-    x, books = torch.randn(8, 30).to(dtype), torch.randn(3, 8, 20).to(dtype)
-    codes = ops.rvq_encode(x.t(), books.transpose(1, 2))
+    x, codebooks = torch.randn(8, 30).to(dtype), torch.randn(3, 8, 20).to(dtype)
+    codes = ops.rvq_encode(x.t(), codebooks.transpose(1, 2))
     assert torch.equal(
-        codes, reference.rvq_encode(x.t().float()[None], books.transpose(1, 2).float()[None])[0]
+        codes, reference.rvq_encode(x.t().float()[None], codebooks.transpose(1, 2).float()[None])[0]
     )
-    shared = books.transpose(1, 2)[:1].expand(4, -1, -1)  # one book for all stages, without a copy
+    shared = codebooks.transpose(1, 2)[:1].expand(4, -1, -1)  # one codebook for all stages, without a copy
     assert torch.equal(ops.rvq_encode(x.t(), shared), ops.rvq_encode(x.t(), shared.contiguous()))
 
 
 def test_groups_are_independent() -> None:
-    x, books = torch.randn(3, 40, 8), torch.randn(3, 2, 20, 8)
-    codes = ops.rvq_encode(x, books, beam=2)
-    assert torch.equal(codes, torch.stack([ops.rvq_encode(x[g], books[g], beam=2) for g in range(3)]))
+    x, codebooks = torch.randn(3, 40, 8), torch.randn(3, 2, 20, 8)
+    codes = ops.rvq_encode(x, codebooks, beam=2)
+    assert torch.equal(codes, torch.stack([ops.rvq_encode(x[g], codebooks[g], beam=2) for g in range(3)]))
 
 
 def test_empty_input() -> None:
-    books = torch.randn(3, 20, 8)
-    assert ops.rvq_encode(torch.zeros(0, 8), books).shape == (0, 3)
-    assert ops.rvq_encode(torch.zeros(5, 8), books[:0]).shape == (5, 0)
-    trained = ops.rvq_encode_train(torch.zeros(0, 8), books)
+    codebooks = torch.randn(3, 20, 8)
+    assert ops.rvq_encode(torch.zeros(0, 8), codebooks).shape == (0, 3)
+    assert ops.rvq_encode(torch.zeros(5, 8), codebooks[:0]).shape == (5, 0)
+    trained = ops.rvq_encode_train(torch.zeros(0, 8), codebooks)
     assert trained.counts.sum() == 0
     assert trained.sums.shape == (3, 20, 8)
 
 
 def test_training_variant() -> None:
-    x, books = torch.randn(50, 8, requires_grad=True), torch.randn(3, 20, 8)
-    trained = ops.rvq_encode_train(x, books)
-    assert torch.equal(trained.codes, ops.rvq_encode(x, books))
-    assert torch.allclose(trained.quantized, sum(book[trained.codes[:, k]] for k, book in enumerate(books)))
+    x, codebooks = torch.randn(50, 8, requires_grad=True), torch.randn(3, 20, 8)
+    trained = ops.rvq_encode_train(x, codebooks)
+    assert torch.equal(trained.codes, ops.rvq_encode(x, codebooks))
+    assert torch.allclose(
+        trained.quantized, sum(codebook[trained.codes[:, k]] for k, codebook in enumerate(codebooks))
+    )
     for k in range(3):
         assert torch.equal(trained.counts[k], torch.bincount(trained.codes[:, k], minlength=20).float())
     means = trained.sums / trained.counts.clamp(min=1)[..., None]
@@ -175,16 +177,16 @@ def test_training_variant() -> None:
     [
         ((5, 8), (3, 20, 9), 1, "width 8 but the code vectors have width 9"),
         ((5, 8), (20, 8), 1, "must be"),
-        ((2, 5, 8), (3, 3, 20, 8), 1, "2 groups but there are books for 3"),
+        ((2, 5, 8), (3, 3, 20, 8), 1, "2 groups but there are codebooks for 3"),
         ((5, 8), (3, 0, 8), 1, "1 to 65,536 codes"),
         ((5, 8), (1, 65_537, 8), 1, "1 to 65,536 codes"),
         ((5, 8), (3, 20, 8), 0, "beam must be 1 to 16"),
         ((5, 8), (3, 20, 8), 17, "beam must be 1 to 16"),
     ],
 )
-def test_bad_shapes(x: tuple[int, ...], books: tuple[int, ...], beam: int, message: str) -> None:
+def test_bad_shapes(x: tuple[int, ...], codebooks: tuple[int, ...], beam: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ops.rvq_encode(torch.zeros(x), torch.zeros(books), beam=beam)
+        ops.rvq_encode(torch.zeros(x), torch.zeros(codebooks), beam=beam)
 
 
 def test_bad_devices_and_types() -> None:

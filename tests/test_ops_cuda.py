@@ -29,9 +29,9 @@ def draw(rows: int, dim: int, size: int, stages: int = 3, groups: int = 1) -> tu
     return x, torch.randn(groups, stages, size, dim, generator=generator) * 0.7
 
 
-def same(x: Tensor, books: Tensor, beam: int = 1) -> bool:
-    expected = reference.rvq_encode(x, books, beam)
-    return torch.equal(ops.rvq_encode(x.cuda(), books.cuda(), beam=beam).cpu(), expected)
+def same(x: Tensor, codebooks: Tensor, beam: int = 1) -> bool:
+    expected = reference.rvq_encode(x, codebooks, beam)
+    return torch.equal(ops.rvq_encode(x.cuda(), codebooks.cuda(), beam=beam).cpu(), expected)
 
 
 @pytest.mark.parametrize("dim", [1, 8, 11, 12, 16, 32, 44, 64, 100, 128, 256, 512, 523])
@@ -50,64 +50,69 @@ def test_beams(dim: int, beam: int) -> None:
 
 @pytest.mark.parametrize("scale", [1e25, 1e-30])
 def test_scales_that_bfloat16_products_leave(scale: float) -> None:
-    x, books = draw(50, 64, 40)
-    assert same(x * scale, books * scale)
+    x, codebooks = draw(50, 64, 40)
+    assert same(x * scale, codebooks * scale)
 
 
 def test_oddities() -> None:
-    x, books = draw(100, 64, 40)
-    x[0, 3, 5], x[0, 7, 0], books[0, 0, 11], books[0, 1, 3, 2] = torch.nan, torch.inf, torch.inf, torch.nan
-    books[0, 2, 20] = books[0, 2, 10]
+    x, codebooks = draw(100, 64, 40)
+    x[0, 3, 5], x[0, 7, 0], codebooks[0, 0, 11], codebooks[0, 1, 3, 2] = (
+        torch.nan,
+        torch.inf,
+        torch.inf,
+        torch.nan,
+    )
+    codebooks[0, 2, 20] = codebooks[0, 2, 10]
     for beam in (1, 3):
-        assert same(x, books, beam)
-    assert same(x.round(), books.round())  # exact ties
+        assert same(x, codebooks, beam)
+    assert same(x.round(), codebooks.round())  # exact ties
 
 
 def test_largest_book() -> None:
-    x, books = draw(20, 8, 65_536, stages=2)
+    x, codebooks = draw(20, 8, 65_536, stages=2)
     for beam in (1, 2):
-        assert same(x, books, beam)
+        assert same(x, codebooks, beam)
 
 
 @pytest.mark.parametrize("shape", bench.SHAPES["cuda"], ids=str)
 def test_no_choice_is_worse_than_the_nearest_in_float64(shape: bench.Shape) -> None:
-    x, books = bench.problem(shape, "cuda")
-    codes = ops.rvq_encode(x, books, beam=shape.beam)
-    assert bench.mistakes(x, books, codes, shape.beam) == 0
+    x, codebooks = bench.problem(shape, "cuda")
+    codes = ops.rvq_encode(x, codebooks, beam=shape.beam)
+    assert bench.mistakes(x, codebooks, codes, shape.beam) == 0
     if shape.beam == 1:
-        assert torch.equal(codes, plain.rvq_encode(x[None], books[None])[0])
+        assert torch.equal(codes, plain.rvq_encode(x[None], codebooks[None])[0])
 
 
 def test_operator_contract() -> None:
-    x, books = (t.cuda() for t in draw(9, 8, 20, groups=2))
-    torch.library.opcheck(torch.ops.codec.rvq_encode.default, (x, books, 2))
-    torch.library.opcheck(torch.ops.codec.rvq_encode_train.default, (x.requires_grad_(), books))
+    x, codebooks = (t.cuda() for t in draw(9, 8, 20, groups=2))
+    torch.library.opcheck(torch.ops.codec.rvq_encode.default, (x, codebooks, 2))
+    torch.library.opcheck(torch.ops.codec.rvq_encode_train.default, (x.requires_grad_(), codebooks))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_other_types_and_layouts(dtype: torch.dtype) -> None:
-    x, books = draw(50, 16, 20)
-    x, books = x.to(dtype), books.to(dtype)
-    expected = reference.rvq_encode(x, books)[0]
+    x, codebooks = draw(50, 16, 20)
+    x, codebooks = x.to(dtype), codebooks.to(dtype)
+    expected = reference.rvq_encode(x, codebooks)[0]
     columns = x[0].t().contiguous().cuda()
-    assert torch.equal(ops.rvq_encode(columns.t(), books[0].cuda()).cpu(), expected)
+    assert torch.equal(ops.rvq_encode(columns.t(), codebooks[0].cuda()).cpu(), expected)
 
 
 def test_empty_input() -> None:
-    books = torch.randn(3, 20, 8, device="cuda")
-    assert ops.rvq_encode(torch.zeros(0, 8, device="cuda"), books).shape == (0, 3)
-    trained = ops.rvq_encode_train(torch.zeros(0, 8, device="cuda"), books)
+    codebooks = torch.randn(3, 20, 8, device="cuda")
+    assert ops.rvq_encode(torch.zeros(0, 8, device="cuda"), codebooks).shape == (0, 3)
+    trained = ops.rvq_encode_train(torch.zeros(0, 8, device="cuda"), codebooks)
     assert trained.counts.sum() == 0
 
 
 def test_another_stream() -> None:
-    x, books = (t.cuda() for t in draw(20_000, 64, 500))
-    expected = ops.rvq_encode(x, books)
+    x, codebooks = (t.cuda() for t in draw(20_000, 64, 500))
+    expected = ops.rvq_encode(x, codebooks)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(100_000_000)  # what runs on another stream than this one comes too early
         later = x * 1
-        codes = ops.rvq_encode(later, books)
+        codes = ops.rvq_encode(later, codebooks)
     stream.synchronize()
     assert torch.equal(codes, expected)
 
@@ -115,24 +120,24 @@ def test_another_stream() -> None:
 @pytest.mark.parametrize("rows", [1, 5000])
 @pytest.mark.parametrize("beam", [1, 4])
 def test_graph(rows: int, beam: int) -> None:
-    x, books = (t.cuda() for t in draw(rows, 64, 200))
+    x, codebooks = (t.cuda() for t in draw(rows, 64, 200))
     static = x.clone()
-    ops.rvq_encode(static, books, beam=beam)  # the library is loaded
+    ops.rvq_encode(static, codebooks, beam=beam)  # the library is loaded
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        codes = ops.rvq_encode(static, books, beam=beam)
+        codes = ops.rvq_encode(static, codebooks, beam=beam)
     for scale in (1.0, -0.5):
         static.copy_(x * scale)
         graph.replay()
-        assert torch.equal(codes, ops.rvq_encode(x * scale, books, beam=beam))
+        assert torch.equal(codes, ops.rvq_encode(x * scale, codebooks, beam=beam))
 
 
 def test_training_variant() -> None:
-    x, books = (t.cuda() for t in draw(3000, 40, 50, groups=2))
-    codes = ops.rvq_encode(x, books)
-    expected = reference.statistics(x, books, codes)
+    x, codebooks = (t.cuda() for t in draw(3000, 40, 50, groups=2))
+    codes = ops.rvq_encode(x, codebooks)
+    expected = reference.statistics(x, codebooks, codes)
     leaf = x.clone().requires_grad_()
-    trained = ops.rvq_encode_train(leaf, books)
+    trained = ops.rvq_encode_train(leaf, codebooks)
     assert torch.equal(trained.codes, codes)
     assert torch.equal(trained.quantized, expected[0])
     assert torch.equal(trained.counts, expected[1])
@@ -142,17 +147,17 @@ def test_training_variant() -> None:
 
 
 def test_compiled_by_torch() -> None:
-    x, books = (t[0].cuda() for t in draw(300, 8, 20))
+    x, codebooks = (t[0].cuda() for t in draw(300, 8, 20))
     encode = torch.compile(lambda a, b: ops.rvq_encode(a * 2, b) + 1, fullgraph=True)
-    assert torch.equal(encode(x, books), ops.rvq_encode(x * 2, books) + 1)
+    assert torch.equal(encode(x, codebooks), ops.rvq_encode(x * 2, codebooks) + 1)
 
 
 def test_two_devices() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
-    x, books = draw(300, 64, 50)
+    x, codebooks = draw(300, 64, 50)
     assert torch.equal(
-        ops.rvq_encode(x.to("cuda:1"), books.to("cuda:1")).cpu(), reference.rvq_encode(x, books)
+        ops.rvq_encode(x.to("cuda:1"), codebooks.to("cuda:1")).cpu(), reference.rvq_encode(x, codebooks)
     )
 
 

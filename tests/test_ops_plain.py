@@ -25,53 +25,56 @@ def vectors(kind: str, count: int, dim: int, generator: torch.Generator) -> Tens
 def test_codes_equal_the_specification(kind: str, dim: int, size: int, beam: int) -> None:
     generator = torch.Generator().manual_seed(dim * size)
     x = vectors(kind, 100, dim, generator)
-    books = torch.stack([vectors(kind, size, dim, generator) * 0.7**k for k in range(3)])
-    books[:, -1] = books[:, 0]  # duplicates: the lowest index wins
-    expected = reference.rvq_encode(x[None], books[None], beam)
-    assert torch.equal(plain.rvq_encode(x[None], books[None], beam), expected)
+    codebooks = torch.stack([vectors(kind, size, dim, generator) * 0.7**k for k in range(3)])
+    codebooks[:, -1] = codebooks[:, 0]  # duplicates: the lowest index wins
+    expected = reference.rvq_encode(x[None], codebooks[None], beam)
+    assert torch.equal(plain.rvq_encode(x[None], codebooks[None], beam), expected)
 
 
 @pytest.mark.parametrize("beam", [1, 3])
 def test_what_is_no_number_gets_code_zero_and_harms_nobody(beam: int) -> None:
     x = torch.randn(1, 5, 8)
-    books = torch.randn(1, 2, 16, 8)
-    expected = reference.rvq_encode(x, books, beam)[0]
+    codebooks = torch.randn(1, 2, 16, 8)
+    expected = reference.rvq_encode(x, codebooks, beam)[0]
     x[0, 2, 3] = torch.nan
     x[0, 4, 0] = torch.inf
-    codes = plain.rvq_encode(x, books, beam)
-    assert torch.equal(codes, reference.rvq_encode(x, books, beam))
+    codes = plain.rvq_encode(x, codebooks, beam)
+    assert torch.equal(codes, reference.rvq_encode(x, codebooks, beam))
     assert codes[0, 2].tolist() == codes[0, 4].tolist() == [0, 0]
     assert torch.equal(codes[0, [0, 1, 3]], expected[[0, 1, 3]])
 
 
 @pytest.mark.parametrize("beam", [1, 12])
 def test_books_filled_up_with_infinity(beam: int) -> None:
-    books = torch.randn(1, 2, 16, 8)
-    books[0, 1, 10:] = torch.inf
+    codebooks = torch.randn(1, 2, 16, 8)
+    codebooks[0, 1, 10:] = torch.inf
     x = torch.randn(1, 50, 8)
-    codes = plain.rvq_encode(x, books, beam)
-    assert torch.equal(codes, reference.rvq_encode(x, books, beam))
+    codes = plain.rvq_encode(x, codebooks, beam)
+    assert torch.equal(codes, reference.rvq_encode(x, codebooks, beam))
     assert int(codes[0, :, 1].max()) < 10
 
 
 def test_codes_stay_exact_where_matrix_products_may_use_fewer_bits() -> None:
     generator = torch.Generator().manual_seed(0)
-    x, books = torch.randn(1, 200, 128, generator=generator), torch.randn(1, 2, 64, 128, generator=generator)
+    x, codebooks = (
+        torch.randn(1, 200, 128, generator=generator),
+        torch.randn(1, 2, 64, 128, generator=generator),
+    )
     torch.set_float32_matmul_precision("medium")
     try:
-        codes = plain.rvq_encode(x, books)
+        codes = plain.rvq_encode(x, codebooks)
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert torch.equal(codes, reference.rvq_encode(x, books))
+    assert torch.equal(codes, reference.rvq_encode(x, codebooks))
 
 
 def test_few_rows_need_exact_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     settled: list[int] = []
     exact = plain._distances
 
-    def count(residual: Tensor, book: Tensor, row: Tensor, chosen: Tensor) -> Tensor:
+    def count(residual: Tensor, codebook: Tensor, row: Tensor, chosen: Tensor) -> Tensor:
         settled.append(len(row))
-        return exact(residual, book, row, chosen)
+        return exact(residual, codebook, row, chosen)
 
     monkeypatch.setattr(plain, "_distances", count)
     plain.rvq_encode(torch.randn(1, 2000, 64), torch.randn(1, 4, 1024, 64))

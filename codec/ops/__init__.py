@@ -27,10 +27,10 @@ class RVQTraining:
 def rvq_encode(x: Tensor, codebooks: Tensor, *, beam: int = 1) -> Tensor:
     """Codes of vectors under residual vector quantization (SoundStream, arXiv 2107.03312).
 
-    Each stage takes the nearest code vector of its book (lowest index among equals) and hands the difference
+    Each stage takes the nearest code vector of its codebook (lowest index among equals) and hands the difference
     to the next stage. :mod:`codec.ops.reference` defines the result exactly; it does not depend on the batch
-    or the device. Cosine look-up is this op on normalised vectors and books; a masked book is one with zeros
-    outside its channels; shared books are an expanded view; books of unequal size are filled up with rows of
+    or the device. Cosine look-up is this op on normalised vectors and codebooks; a masked codebook is one with zeros
+    outside its channels; shared codebooks are an expanded view; codebooks of unequal size are filled up with rows of
     infinity, which are never chosen.
 
     Args:
@@ -53,7 +53,7 @@ def rvq_encode(x: Tensor, codebooks: Tensor, *, beam: int = 1) -> Tensor:
 
 
 def rvq_encode_train(x: Tensor, codebooks: Tensor) -> RVQTraining:
-    """Greedy codes as :func:`rvq_encode`, with the quantized vectors and the sums an EMA of the books needs.
+    """Greedy codes as :func:`rvq_encode`, with the quantized vectors and the sums an EMA of the codebooks needs.
 
     Args and errors as in :func:`rvq_encode`. Only ``quantized`` carries a gradient: the straight-through
     identity to ``x``; detach ``x`` to build another bridge.
@@ -77,7 +77,7 @@ def _check(x: Tensor, codebooks: Tensor, beam: int) -> None:
     if x.shape[-1] != codebooks.shape[-1]:
         raise ValueError(f"x has width {x.shape[-1]} but the code vectors have width {codebooks.shape[-1]}")
     if x.dim() == 3 and x.shape[0] != codebooks.shape[0]:
-        raise ValueError(f"x has {x.shape[0]} groups but there are books for {codebooks.shape[0]}")
+        raise ValueError(f"x has {x.shape[0]} groups but there are codebooks for {codebooks.shape[0]}")
     if not 1 <= codebooks.shape[-2] <= MAX_CODES:
         raise ValueError(f"a codebook has 1 to {MAX_CODES:,} codes; got {codebooks.shape[-2]:,}")
     if x.device != codebooks.device:

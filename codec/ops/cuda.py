@@ -33,7 +33,7 @@ def rvq_encode(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
         if _queue(library.codec_rvq_encode_cuda, tensors, (groups, rows, dim, stages, size, beam)):
             return codes
     else:
-        _failed(f"there is no kernel for {stages} books of width {dim}")
+        _failed(f"there is no kernel for {stages} codebooks of width {dim}")
     return plain.rvq_encode(x, codebooks, beam)
 
 

@@ -26,7 +26,7 @@ def rvq_encode(x: Tensor, codebooks: Tensor, beam: int = 1) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Book:
+class _Prepared:
     vectors: Tensor  # (V, D)
     scored: Tensor  # (V, D), zeros where a vector is no number: it has no score
     half: Tensor  # (V,) half the squared norms, infinite there
@@ -35,7 +35,7 @@ class _Book:
     quadratic: float
 
 
-def _books(codebooks: Tensor) -> list[_Book]:
+def _prepare(codebooks: Tensor) -> list[_Prepared]:
     dim = codebooks.shape[-1]
     half = torch.linalg.vecdot(codebooks, codebooks).mul_(0.5)  # (K, V)
     scored, longest = codebooks, half.amax(-1)
@@ -46,44 +46,44 @@ def _books(codebooks: Tensor) -> list[_Book]:
         half = half.masked_fill(~finite, torch.inf)
     unit, double = (dim + 6) * 2.0**-24, (dim + 64) * 2.0**-54
     lost = 0.0 if _full_precision(codebooks.device) else 2.0**-7
-    books = []
+    prepared = []
     for vectors, zeroed, halves, square in zip(codebooks, scored, half, longest.tolist(), strict=True):
         linear, constant = (unit + lost) * (2 * square) ** 0.5, (unit + 2 * double) * square + 1e-30
-        books.append(_Book(vectors, zeroed, halves, linear, constant, double))
-    return books
+        prepared.append(_Prepared(vectors, zeroed, halves, linear, constant, double))
+    return prepared
 
 
 def _encode(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
     size = codebooks.shape[1]
     codes = torch.zeros((len(x), len(codebooks)), dtype=torch.int64, device=x.device)
-    books = _books(codebooks)
+    prepared = _prepare(codebooks)
     rows = max(1, _BLOCK.get(x.device.type, _LARGE_BLOCK) // (size * beam))
     for start in range(0, len(x), rows):
         residual = x[start : start + rows]
         if beam == 1:
-            for k, book in enumerate(books):
-                score = torch.addmm(book.half, residual, book.scored.t(), beta=-1)
-                chosen = _nearest(score, residual[:, None], book, 1)[:, 0]
+            for k, codebook in enumerate(prepared):
+                score = torch.addmm(codebook.half, residual, codebook.scored.t(), beta=-1)
+                chosen = _nearest(score, residual[:, None], codebook, 1)[:, 0]
                 codes[start : start + rows, k] = chosen
-                residual = residual - book.vectors[chosen]
+                residual = residual - codebook.vectors[chosen]
             continue
         residual = residual[:, None]  # (m, P, D), P partial sequences for each vector
         paths = codes.new_zeros((len(residual), 1, 0))
-        for book in books:
-            score = torch.addmm(book.half, residual.flatten(0, 1), book.scored.t(), beta=-1)
-            chosen = _nearest(score, residual, book, min(beam, size * residual.shape[1]))
+        for codebook in prepared:
+            score = torch.addmm(codebook.half, residual.flatten(0, 1), codebook.scored.t(), beta=-1)
+            chosen = _nearest(score, residual, codebook, min(beam, size * residual.shape[1]))
             parent, code = chosen // size, chosen % size
             paths = torch.cat([_pick(paths, parent), code[..., None]], dim=-1)
-            residual = _pick(residual, parent) - book.vectors[code]
+            residual = _pick(residual, parent) - codebook.vectors[code]
         codes[start : start + rows] = paths[:, 0]
     return codes
 
 
-def _nearest(score: Tensor, residual: Tensor, book: _Book, keep: int) -> Tensor:
+def _nearest(score: Tensor, residual: Tensor, codebook: _Prepared, keep: int) -> Tensor:
     """The ``keep`` nearest as ``path * V + code``, (m, keep), best first; score (m * P, V), residual (m, P, D)."""
     count, paths, dim = residual.shape
     norm = torch.linalg.vector_norm(residual, dim=-1)  # (m, P)
-    bound = book.constant + norm * (book.linear + norm * book.quadratic)
+    bound = codebook.constant + norm * (codebook.linear + norm * codebook.quadratic)
     if paths > 1:  # scores of different vectors are compared as distances
         square = norm * norm / 2
         score = score - square.flatten()[:, None]
@@ -100,7 +100,7 @@ def _nearest(score: Tensor, residual: Tensor, book: _Book, keep: int) -> Tensor:
     several = number > 1
     close = several[row].nonzero()[:, 0]
     row, chosen = row[close], chosen[close]
-    distance = _distances(residual, book.vectors, row, chosen)
+    distance = _distances(residual, codebook.vectors, row, chosen)
     order = distance.sort(stable=True).indices
     order = order[row[order].sort(stable=True).indices]  # by row, then distance, then index
     first = torch.searchsorted(row, several.nonzero()[:, 0])
@@ -108,13 +108,13 @@ def _nearest(score: Tensor, residual: Tensor, book: _Book, keep: int) -> Tensor:
     return best
 
 
-def _distances(residual: Tensor, book: Tensor, row: Tensor, chosen: Tensor) -> Tensor:
+def _distances(residual: Tensor, codebook: Tensor, row: Tensor, chosen: Tensor) -> Tensor:
     """The specification's distance of each candidate."""
-    step = max(1, _LARGE_BLOCK // (64 * book.shape[1]))
+    step = max(1, _LARGE_BLOCK // (64 * codebook.shape[1]))
     parts = []
     for r, c in zip(row.split(step), chosen.split(step), strict=True):
-        path, code = c // len(book), c % len(book)
-        parts.append(squared_distances(residual[r, path][:, None], book[code][:, None])[:, 0])
+        path, code = c // len(codebook), c % len(codebook)
+        parts.append(squared_distances(residual[r, path][:, None], codebook[code][:, None])[:, 0])
     return torch.cat(parts)
 
 

@@ -26,20 +26,20 @@ LANES = 8
 _BLOCK = 1 << 20  # elements of a temporary; only speed and memory depend on it
 
 
-def squared_distances(x: Tensor, book: Tensor) -> Tensor:
+def squared_distances(x: Tensor, codebook: Tensor) -> Tensor:
     """Squared Euclidean distances in the order of additions that the module defines.
 
     Args:
         x: vectors ``(..., 1, D)``, float32.
-        book: code vectors ``(..., V, D)``, float32, or one candidate per vector; the leading axes broadcast.
+        codebook: code vectors ``(..., V, D)``, float32, or one candidate per vector; the leading axes broadcast.
 
     Returns:
         float64 ``(..., V)``; not-a-number is replaced by infinity.
     """
     pad = -x.shape[-1] % LANES
-    x, book = F.pad(x, (0, pad)).double(), F.pad(book, (0, pad)).double()
+    x, codebook = F.pad(x, (0, pad)).double(), F.pad(codebook, (0, pad)).double()
     sums: Tensor | None = None
-    for a, b in zip(x.split(LANES, dim=-1), book.split(LANES, dim=-1), strict=True):
+    for a, b in zip(x.split(LANES, dim=-1), codebook.split(LANES, dim=-1), strict=True):
         difference = a - b
         squares = difference * difference
         sums = squares if sums is None else sums + squares
@@ -56,10 +56,10 @@ def encode_greedy(x: Tensor, codebooks: Tensor) -> Tensor:
     rows = max(1, _BLOCK // (codebooks.shape[1] * LANES))
     for start in range(0, len(x), rows):
         residual = x[start : start + rows]
-        for stage, book in enumerate(codebooks):
-            chosen = squared_distances(residual[:, None], book).argmin(dim=-1)
+        for stage, codebook in enumerate(codebooks):
+            chosen = squared_distances(residual[:, None], codebook).argmin(dim=-1)
             codes[start : start + rows, stage] = chosen
-            residual = residual - book[chosen]
+            residual = residual - codebook[chosen]
     return codes
 
 
@@ -71,12 +71,12 @@ def encode_beam(x: Tensor, codebooks: Tensor, beam: int) -> Tensor:
     for start in range(0, len(x), rows):
         residual = x[start : start + rows, None]  # (m, paths, D)
         paths = codes.new_empty((len(residual), 1, 0))
-        for book in codebooks:
-            error = squared_distances(residual[:, :, None], book).flatten(1)  # (m, paths * V)
+        for codebook in codebooks:
+            error = squared_distances(residual[:, :, None], codebook).flatten(1)  # (m, paths * V)
             order = error.sort(dim=-1, stable=True).indices[:, :beam]
             parent, chosen = order // size, order % size
             paths = torch.cat([_pick(paths, parent), chosen[..., None]], dim=-1)
-            residual = _pick(residual, parent) - book[chosen]
+            residual = _pick(residual, parent) - codebook[chosen]
         codes[start : start + rows] = paths[:, 0]
     return codes
 
