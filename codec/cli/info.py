@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,7 +50,8 @@ def _describe(what: str) -> dict[str, Any]:
             from codec.errors import AudioError
 
             try:
-                sound = audio.probe(what)
+                with audio.Reader(what) as reader:
+                    sound = replace(reader.info, frames=reader.count())
             except AudioError:
                 if Path(what).suffix.lower() in audio.SUFFIXES:
                     raise
