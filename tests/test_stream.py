@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -367,3 +368,73 @@ def test_weights_that_change_are_seen_by_the_next_stream(codec: Codec) -> None:
     after = torch.cat(list(changing.encoder_stream(3).run(pieces)), dim=-1)
     assert torch.equal(changing.encode(audio), after)
     assert not torch.equal(after, before)
+
+
+def test_weights_that_change_are_seen_by_the_streams_that_run(codec: Codec) -> None:
+    """Each goes on as a stream does that has its memory and begins with the weights of now."""
+    changing, audio = copy.deepcopy(codec), batch()
+    encoder, decoder = changing.encoder_stream(3), changing.decoder_stream(3)
+    codes = encoder.push(audio[..., : 8 * HOP])
+    decoder.push(codes)
+    with torch.no_grad():
+        for weight in changing.parameters():
+            weight.mul_(1.3)
+    fresh, back = changing.encoder_stream(3), changing.decoder_stream(3)
+    fresh.load_state_dict(encoder.state_dict())
+    back.load_state_dict(decoder.state_dict())
+    found, expected = (one.push(audio[..., 8 * HOP : 12 * HOP]) for one in (encoder, fresh))
+    assert torch.equal(found, expected)
+    assert torch.equal(decoder.push(codes), back.push(codes))
+
+
+def test_what_is_lost_first_prepares_no_codebooks(codec: Codec) -> None:
+    changing = copy.deepcopy(codec)
+    codes = changing.encode(batch()[:1])
+    changing.decode(codes)
+    with torch.no_grad():
+        for codebook in changing.quantizer.codebooks():
+            codebook.table.weight.copy_(codebook.table.weight.roll(1, 0))
+    heard = torch.cat(list(changing.decoder_stream().run([1, codes])), dim=-1)
+    held = torch.cat([torch.zeros(1, changing.decoder.dim, 1), changing.quantizer.decode(codes)], dim=-1)
+    plain = changing.decode_latent(held).detach()
+    torch.testing.assert_close(heard[..., 2 * HOP :], plain[..., 2 * HOP :], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("begins", ["as it comes", "inference_mode"])
+def test_a_stream_goes_on_in_another_mode(codec: Codec, begins: str) -> None:
+    """What was made in inference mode may not be written into elsewhere."""
+    audio = batch()
+    codes = codec.encode(audio)
+    pieces: list[Tensor | int] = [codes[..., :5], 2, codes[..., 7:15], 1, codes[..., 16:]]
+    expected = torch.cat(list(codec.decoder_stream(3).run(pieces)), dim=-1)
+    first, then = (
+        modes()[mode] for mode in (begins, "inference_mode" if begins != "inference_mode" else "no_grad")
+    )
+    with first():
+        encoder, decoder = codec.encoder_stream(3), codec.decoder_stream(3)
+        one = encoder.push(audio[..., :1000])
+        heard = [decoder.push(codes[..., :5]), decoder.lost(2)]
+    with then():
+        two = torch.cat([encoder.push(audio[..., 1000:]), encoder.flush()], dim=-1)
+        heard += [decoder.push(codes[..., 7:15]), decoder.lost(1), decoder.push(codes[..., 16:])]
+        decoder.clone().reset(torch.tensor([True, False, True]))
+        heard.append(decoder.flush())
+    assert torch.equal(torch.cat([one, two], dim=-1), codes)
+    assert torch.equal(torch.cat(heard, dim=-1)[..., codec.delay :], expected)
+
+
+def test_threads_stream_one_codec_side_by_side(looking_back: Codec) -> None:
+    """With different numbers of codebooks, while its mode is switched."""
+    audio = speech()[None, None]
+    counts = [8, 4, 8, 4]
+    whole = {count: looking_back.encode(audio, num_codebooks=count) for count in (4, 8)}
+
+    def stream(count: int) -> bool:
+        parts = list(looking_back.encoder_stream(num_codebooks=count).run(audio.split(2 * HOP, dim=-1)))
+        return torch.equal(torch.cat(parts, dim=-1), whole[count])
+
+    with ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(stream, count) for count in counts]
+        while not all(one.done() for one in found):
+            looking_back.eval()
+        assert all(one.result() for one in found)

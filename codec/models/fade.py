@@ -34,7 +34,7 @@ class Fade:
             rows: bool, streams that have the gap.
             fresh: bool, streams that have not begun: there is nothing to fade out.
         """
-        self._gain[rows & fresh] = 0.0
+        self._gain = self._gain.masked_fill(rows & fresh, 0.0)
         # what a stream that lags gives before its first sample is not there either
         begin = torch.where(fresh, 0, first)
         self._gaps.append(torch.stack([begin, torch.full_like(begin, after)]) * rows)
@@ -50,6 +50,7 @@ class Fade:
             lost |= (now >= first[:, None]) & (now < after[:, None])
         rows = range(len(audio)) if active is None else active.nonzero().flatten().tolist()
         gains = torch.ones(len(audio), length, dtype=torch.float64, device=audio.device)
+        self._gain = self._gain.clone()  # it may come from inference mode, where nothing else may write
         for row in rows:
             gains[row] = self._ramp(row, lost[row])
         going = 1 if active is None else active.long()
@@ -68,9 +69,8 @@ class Fade:
 
     def reset(self, rows: Tensor) -> None:
         """Forget the gaps of the streams where `rows` `(B,)` is True."""
-        self._gain[rows] = 1.0
-        for gap in self._gaps:
-            gap[:, rows] = 0
+        self._gain = self._gain.masked_fill(rows, 1.0)
+        self._gaps = [gap.masked_fill(rows, 0) for gap in self._gaps]
 
     def clone(self) -> Fade:
         """An independent copy."""

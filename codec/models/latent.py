@@ -19,7 +19,7 @@ from codec.nn.functional import without_autocast
 from codec.nn.layer import ReceptiveField
 from codec.nn.signal import Unmeasured, measure, norms_over_time
 from codec.nn.state import StreamState
-from codec.nn.version import Changing, session
+from codec.nn.version import Changing, session, versions
 
 Span = tuple[int, int]  # first sample or frame, and the first one after
 
@@ -224,11 +224,20 @@ class _Stream:
         self.codec = codec
         self.device = codec.device
         self.state = StreamState(codec, batch_size, self.device)
-        self._prepared = False  # frames have been through all layers, see `codec.nn.version.session`
+        # frames have been through all layers with these weights as they are, see `codec.nn.version.session`
+        self._prepared = False
+        self._weights: list[Tensor] = []
+        self._version = -1
 
     @contextmanager
     def _step(self, active: Tensor | None) -> Iterator[None]:
         """A step of the streams in the exact arithmetic of inference, whatever the mode of the caller."""
+        if versions(self._weights) != self._version:
+            weights = (*self.codec.parameters(), *self.codec.buffers())
+            # those made in inference mode do not tell, and nothing made of them is kept
+            self._weights = [weight for weight in weights if not weight.is_inference()]
+            self._version = versions(self._weights)
+            self._prepared = False
         self.state.active = active
         session.prepared = self._prepared
         try:
@@ -408,8 +417,11 @@ class DecoderStream(_Stream):
         """
         codes = codes.to(self.device)
         if codes.shape[-1]:
-            self._fresh &= False if active is None else ~active
-        return self._decode(lambda: self.codec.decode_block(codes, self.state), codes.shape[-1], active)
+            # a stream may have begun in inference mode, whose tensors nothing else may write into
+            self._fresh = torch.zeros_like(self._fresh) if active is None else self._fresh & ~active
+        audio = self._decode(lambda: self.codec.decode_block(codes, self.state), codes.shape[-1], active)
+        self._prepared |= audio.is_cpu and min(codes.shape[-1], audio.shape[-1]) > 0
+        return audio
 
     def lost(self, frames: int, active: Tensor | None = None) -> Tensor:
         """Take note that `frames` frames are lost: the sound before goes on and fades out over them.
@@ -446,7 +458,7 @@ class DecoderStream(_Stream):
             everyone = torch.ones_like(self._fresh)
             self.state.reset()
             self._fade.reset(everyone)
-            self._fresh |= everyone
+            self._fresh = everyone
             self._frames, self._heard = 0, -self.codec.delay
 
     def run(self, pieces: Iterable[Tensor | int]) -> Iterator[Tensor]:
@@ -467,7 +479,7 @@ class DecoderStream(_Stream):
         """
         self.state.reset(rows)
         self._fade.reset(rows)
-        self._fresh |= rows
+        self._fresh = self._fresh | rows
 
     def measure(self, pieces: Callable[[], Iterable[Tensor | int]]) -> None:
         """Go through the whole signal before it is pushed, where the codec normalises over it (else nothing is done).
@@ -512,7 +524,6 @@ class DecoderStream(_Stream):
     def _decode(self, block: Callable[[], Tensor], frames: int, active: Tensor | None) -> Tensor:
         with self._step(active):
             audio = self._fade(block(), active)
-        self._prepared |= audio.is_cpu and audio.shape[-1] > 0
         self._frames += frames
         self._heard += audio.shape[-1]
         return audio

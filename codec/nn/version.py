@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -14,11 +16,11 @@ _changes = 0
 
 
 class _Session(threading.local):
-    """Whether this thread is in a step of a stream that has been through all layers before.
+    """Whether this thread is in a step of a stream that has been through all layers with the weights as they are.
 
     Attributes:
-        prepared: what was made of the weights at the stream's first step is used as it is: frames come a hundred times
-            a second, and comparing versions would cost them more than the small layers do. It is only set for float32
+        prepared: what was made of the weights before is used as it is: frames come a hundred times a second, and
+            comparing versions in every layer would cost them more than the small layers do. It is only set for float32
             on the CPU, without gradients and autocast.
     """
 
@@ -43,6 +45,14 @@ def version(tensor: Tensor) -> Version:
     training and evaluation. After a write through `.data`, say `.eval()`.
     """
     return tensor._version, tensor.data_ptr(), _changes
+
+
+_count = attrgetter("_version")
+
+
+def versions(tensors: Iterable[Tensor]) -> int:
+    """A number that differs from the one before if any of the tensors may have changed since; see `version`."""
+    return _changes + sum(map(_count, tensors))
 
 
 class Changing(nn.Module):

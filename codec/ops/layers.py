@@ -102,13 +102,12 @@ class Recurrence:
         self._width, self._block = matrix.shape[1], block
         panel = _level().panel
         self._panels = matrix.unflatten(0, (-1, panel)).transpose(1, 2).contiguous()
-        self._gates = torch.empty(len(matrix))
 
     def __call__(self, drive: Tensor, h: Tensor, c: Tensor) -> Tensor:
         """Outputs `(T, C)` of what drives the gates `(T, 4 C)`; `h` and `c` `(C,)` are read and written."""
         steps = len(drive)
-        y = torch.empty(steps, self._width)
-        pointers = (drive, self._panels, h, c, y, self._gates)
+        y, gates = torch.empty(steps, self._width), torch.empty(4 * self._width)
+        pointers = (drive, self._panels, h, c, y, gates)
         _level().lstm(*(part.data_ptr() for part in pointers), steps, self._width, self._block)
         return y
 

@@ -238,12 +238,13 @@ class Additive(Quantizer):
 
     def _stack(self, num: int) -> Stack:
         """The first codebooks as one tensor, kept while nothing changes."""
-        if session.prepared and self._kept is not None and len(self._kept.tables) == num:
-            return self._kept
+        kept = self._kept  # another thread may put another in its place
+        if session.prepared and kept is not None and len(kept.tables) == num:
+            return kept
         tables = [self.codebook(stage).tables()[0] for stage in range(num)]
-        if self._kept is None or [id(t) for t in self._kept.tables] != [id(t) for t in tables]:
-            self._kept = Stack(tables, self.spans[:num], self.dim)
-        return self._kept
+        if kept is None or [id(t) for t in kept.tables] != [id(t) for t in tables]:
+            kept = self._kept = Stack(tables, self.spans[:num], self.dim)
+        return kept
 
     def train(self, mode: bool = True) -> "Additive":
         """Switch the mode, and let go of the tables kept for the other one."""
