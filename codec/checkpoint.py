@@ -210,12 +210,13 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, 
     # of the configuration and the tensors as they stand in the file, under the names that it was written with
     if with_tensors and _fingerprint(text["config"], tensors) != metadata["fingerprint"]:
         raise CheckpointError(f"{path} is damaged: its weights do not have the fingerprint it states")
-    return metadata, legacy.tensors(tensors)
+    return metadata, tensors
 
 
 def _fit(codec: Codec, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load `tensors`, which must be exactly those that `codec` has."""
     own = codec.state_dict()
+    tensors = legacy.tensors(tensors, own)
     wrong = [
         ("misses", own.keys() - tensors.keys()),
         ("has unknown", tensors.keys() - own.keys()),

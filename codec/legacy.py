@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+# whose settings and tensors had other names
+QUANTIZERS = {"vq", "rvq", "grvq", "mcrvq", "product", "split_rvq", "vaevq"}
 
 QUANTIZER_SETTINGS = {
     "assign": "assignment",
@@ -33,15 +36,21 @@ QUANTIZER_TENSORS = {
 def config(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A saved configuration with the names of today."""
     quantizer = saved.get("quantizer")
-    if not isinstance(quantizer, Mapping):
+    # a class from outside this package has names of its own, which may be these
+    if not isinstance(quantizer, Mapping) or quantizer.get("name") not in QUANTIZERS:
         return dict(saved)
     renamed = {QUANTIZER_SETTINGS.get(key, key): value for key, value in quantizer.items()}
     return dict(saved) | {"quantizer": renamed}
 
 
-def tensors(saved: Mapping[str, T]) -> dict[str, T]:
-    """Saved tensors under the names of today, whatever stands before `quantizer.` in them."""
-    return {_tensor(name): value for name, value in saved.items()}
+def tensors(saved: Mapping[str, T], known: Container[str]) -> dict[str, T]:
+    """Saved tensors under the names of today, whatever stands before `quantizer.` in them.
+
+    Args:
+        saved: as they stand in a file.
+        known: the names of today; a name among them is none of an earlier version.
+    """
+    return {name if name in known else _tensor(name): value for name, value in saved.items()}
 
 
 def _tensor(name: str) -> str:

@@ -157,6 +157,28 @@ def test_weights_with_the_names_of_earlier_versions_load(tiny_config: dict[str, 
         assert torch.equal(old.encode(audio), new.encode(audio))
 
 
+def test_names_of_earlier_versions_are_free_for_others(
+    tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quantizer from outside calls its settings and layers what it likes."""
+    (tmp_path / "narrow.py").write_text(
+        "from torch import nn\n"
+        "from codec.quantizers.vector import RVQ\n"
+        "class Narrow(RVQ):\n"
+        "    def __init__(self, dim, start):\n"
+        "        super().__init__(dim, num_codebooks=2, codebook_size=start)\n"
+        "        self.down = nn.Linear(dim, 2)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = tiny_config | {"quantizer": {"name": "narrow:Narrow", "start": 16}}
+    made = build.build(config, allow=["narrow"])
+    checkpoint.save(made, tmp_path / "narrow.safetensors", config)
+    loaded = checkpoint.load(tmp_path / "narrow.safetensors", allow=["narrow"])
+    assert torch.equal(
+        loaded.state_dict()["quantizer.down.weight"], made.state_dict()["quantizer.down.weight"]
+    )
+
+
 def test_the_default_model_keeps_its_fingerprint() -> None:
     path = assets.weights() / "default.safetensors"
     with safe_open(path, framework="pt") as file:

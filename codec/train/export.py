@@ -46,7 +46,7 @@ def export(
     provenance = dict(state["codec"])
     config = legacy.config(provenance.pop("config"))
     codec = build(config, allow=allow)
-    codec.load_state_dict(legacy.tensors(_weights(state["state_dict"])))
+    codec.load_state_dict(legacy.tensors(_weights(state["state_dict"]), codec.state_dict()))
     config, codec = for_use(config, codec, allow)
     # where the recordings lay on the machine that trained means nothing elsewhere
     data = {key: value for key, value in provenance.pop("data", {}).items() if key != "root"}

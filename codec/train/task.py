@@ -302,7 +302,7 @@ class CodecTask(lightning.LightningModule):
         Raises:
             CheckpointError: the checkpoint is of other networks than this configuration's.
         """
-        checkpoint["state_dict"] = legacy.tensors(checkpoint["state_dict"])
+        checkpoint["state_dict"] = legacy.tensors(checkpoint["state_dict"], self.state_dict())
         theirs, ours = checkpoint["state_dict"], self.state_dict()
         other = [
             name for name in sorted(theirs.keys() | ours.keys()) if _shape(theirs, name) != _shape(ours, name)
