@@ -97,12 +97,14 @@ class Codebook(Changing):
 
     def tables(self) -> tuple[Tensor, Tensor]:
         """Code vectors (V, d), and the same as they are compared (V, d); detached, and kept in eval mode."""
-        if self._tensors is None:
-            self._tensors = [*self.table.parameters(), *self.table.buffers()]
-        keep = not self.training and not any(t.is_inference() for t in self._tensors)
-        state = [version(t) for t in self._tensors] if keep else None
-        if keep and self._cache is not None and self._cache[0] == state:
-            return self._cache[1], self._cache[2]
+        # another thread may let go of either at any time
+        tensors, cache = self._tensors, self._cache
+        if tensors is None:
+            tensors = self._tensors = [*self.table.parameters(), *self.table.buffers()]
+        keep = not self.training and not any(t.is_inference() for t in tensors)
+        state = [version(t) for t in tensors] if keep else None
+        if keep and cache is not None and cache[0] == state:
+            return cache[1], cache[2]
         with torch.inference_mode(False) if keep else nullcontext(), torch.no_grad():
             codes = self.table.codes().detach()
             compared = self.table.compared(codes)
