@@ -173,7 +173,7 @@ def test_training_variant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "books", "beam", "message"),
+    ("x", "codebooks", "beam", "message"),
     [
         ((5, 8), (3, 20, 9), 1, "width 8 but the code vectors have width 9"),
         ((5, 8), (20, 8), 1, "must be"),
