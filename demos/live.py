@@ -163,13 +163,13 @@ class VoiceLoop:
             log.exception("the frame of %s failed", client.socket.remote_address)
             await self.drop(client.socket, 1011, f"your sound could not be coded ({type(error).__name__})")
 
-    def tick(self, frames: torch.Tensor, books: dict[int, int]) -> torch.Tensor:
-        """One frame through the codec for the rows of `books`: `(rows, 1, hop)` to the same."""
-        active = torch.tensor([row in books for row in range(self.rows)])
+    def tick(self, frames: torch.Tensor, codebooks: dict[int, int]) -> torch.Tensor:
+        """One frame through the codec for the rows of `codebooks`: `(rows, 1, hop)` to the same."""
+        active = torch.tensor([row in codebooks for row in range(self.rows)])
         codes = self.encoder.push(frames, active)
         audio = torch.zeros_like(frames)
-        for number in set(books.values()):
-            chosen = torch.tensor([books.get(row) == number for row in range(self.rows)])
+        for number in set(codebooks.values()):
+            chosen = torch.tensor([codebooks.get(row) == number for row in range(self.rows)])
             audio[chosen] = self.decoder.push(codes[:, :number], chosen)[chosen]
         return audio
 

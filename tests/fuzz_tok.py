@@ -52,7 +52,7 @@ def seeds() -> list[bytes]:
 
 
 def read_every_way(data: bytes) -> None:
-    """Anything but a TokError, and any code outside its book, is a finding."""
+    """Anything but a TokError, and any code outside its codebook, is a finding."""
     began = time.process_time()
     for errors in ("strict", "skip"):
         try:
@@ -71,7 +71,7 @@ def read_every_way(data: bytes) -> None:
                     else:
                         assert (piece >= 0).all(), "a negative code"
                         assert (piece.max(axis=1) < reader.header.codebook_sizes).all(), (
-                            "a code outside its book"
+                            "a code outside its codebook"
                         )
                         at = None if at is None else at + piece.shape[1]
             except TokError:

@@ -59,7 +59,7 @@ def test_packing_every_value_of_a_book(size):
 
 
 def test_packing_follows_the_specified_bit_order():
-    # two books of 3 and 5 bits, two frames: 101 00001 | 010 11111
+    # two codebooks of 3 and 5 bits, two frames: 101 00001 | 010 11111
     assert pack(np.array([[5, 2], [1, 31]]), (3, 5)) == bytes((0b10100001, 0b01011111))
 
 

@@ -269,7 +269,7 @@ def hostile():
     yield "frame count of zero", start + put_record(RAW, b"\0\0")
     yield "cut inside a number", start + put_record(RAW, b"\x80")
     yield "number without an end", start + put_record(RAW, b"\x80" * 40)
-    yield "code outside its book", start + put_record(RAW, b"\0\1" + b"\xff" * 4)
+    yield "code outside its codebook", start + put_record(RAW, b"\0\1" + b"\xff" * 4)
     yield "chunk far away", start + put_record(RAW, put_varint(MAX_GAP + 1) + b"\1" + bytes(4))
     yield "end far away", start + put_record(END, huge * 3)
     yield "unknown kind that matters", start + put_record(7, b"")
@@ -351,7 +351,7 @@ def test_file_of_false_chunks_costs_no_square(monkeypatch):
 
 
 def test_split_channels_with_unlike_books_are_refused():
-    """A file that the fuzzer found after 10^5 others: the tables fitted the first channel's books only."""
+    """A file that the fuzzer found after 10^5 others: the tables fitted the first channel's codebooks only."""
     read_every_way(
         bytes.fromhex(
             "89544f4b0119013132333435363738c4d8f50204807dc0020402ac0202070072d91c43f5a1117300048f54a35500dabc4b9cd07b"

@@ -42,7 +42,7 @@ def skewed(sizes, frames, seed=0, stay=0.5):
 )
 @settings(max_examples=60, deadline=None)
 def test_every_code_comes_back(sizes, frames, streams, with_prior, seed):
-    prior = random_prior((*sizes, 7)) if with_prior else None  # a prior of more books than the file
+    prior = random_prior((*sizes, 7)) if with_prior else None  # a prior of more codebooks than the file
     rows = tuple(size for size in sizes for _ in range(streams))
     coder = EntropyCoder(rows, streams, prior)
     codes = skewed(rows, frames, seed)
@@ -178,7 +178,7 @@ def test_prior_of_other_books_is_refused():
 
 
 def test_fitted_prior_saves_what_plain_counting_cannot():
-    """Codes that walk: hard to guess from counts, easy from the frame before; and the second book follows the first."""
+    """Codes that walk: hard to guess from counts, easy from the frame before; the second codebook follows the first."""
     rng = np.random.default_rng(0)
 
     def walk(frames):

@@ -108,9 +108,9 @@ class PlainPrior:
         self.first = [sum(sizes[:k]) for k in range(len(sizes))]
         self.sizes, self.dim = sizes, dim
 
-    def weights(self, book, state):
+    def weights(self, codebook, state):
         scores = []
-        for row in range(self.first[book], self.first[book] + self.sizes[book]):
+        for row in range(self.first[codebook], self.first[codebook] + self.sizes[codebook]):
             product = sum(a * b for a, b in zip(self.out[row], state, strict=True))
             scores.append(product // 4 + self.bias[row])
         below = [score - max(scores) for score in scores]
@@ -137,14 +137,14 @@ def plain_entropy(payload, sizes, frames, streams, prior):
     for t in range(frames):
         states = [[0] * prior.dim for _ in range(streams)] if prior else []
         for row, code in enumerate(out[-1] if prior and t else []):
-            book, state = row // streams, states[row % streams]
-            for d, value in enumerate(prior.before[prior.first[book] + code]):
+            codebook, state = row // streams, states[row % streams]
+            for d, value in enumerate(prior.before[prior.first[codebook] + code]):
                 state[d] += value
         frame = []
         for row, size in enumerate(sizes):
-            book = row // streams
+            codebook = row // streams
             if prior:
-                weights = prior.weights(book, states[row % streams])
+                weights = prior.weights(codebook, states[row % streams])
                 unit = sum(weights) // 4096
             else:
                 weights, unit = [1024] * size, 1024
@@ -162,7 +162,7 @@ def plain_entropy(payload, sizes, frames, streams, prior):
             frame.append(code)
             if prior:
                 state = states[row % streams]
-                for d, value in enumerate(prior.after[prior.first[book] + code]):
+                for d, value in enumerate(prior.after[prior.first[codebook] + code]):
                     state[d] += value
         out.append(frame)
     return out

@@ -49,17 +49,21 @@ async def talk(port: int, pcm: np.ndarray, chunk: int, codebooks: int, frames: i
 
 
 def test_clients_at_once_hear_what_files_give(model: codec.Codec) -> None:
-    sounds, chunks, books = pieces(3), [100, 777, 3200], [4, 2, 4]
+    sounds, chunks, codebooks = pieces(3), [100, 777, 3200], [4, 2, 4]
 
     async def scene() -> list[np.ndarray]:
         async with live.listening(model, port=0, rows=4) as server:
             port = server.sockets[0].getsockname()[1]
-            jobs = zip(sounds, chunks, books, strict=True)
-            return await asyncio.gather(*(talk(port, pcm, chunk, book, 25) for pcm, chunk, book in jobs))
+            jobs = zip(sounds, chunks, codebooks, strict=True)
+            return await asyncio.gather(
+                *(talk(port, pcm, chunk, codebook, 25) for pcm, chunk, codebook in jobs)
+            )
 
-    for heard, pcm, book in zip(asyncio.run(scene()), sounds, books, strict=True):
+    for heard, pcm, codebook in zip(asyncio.run(scene()), sounds, codebooks, strict=True):
         with torch.inference_mode():
-            codes = model.encode(torch.from_numpy(pcm / np.float32(32768))[None, None], num_codebooks=book)
+            codes = model.encode(
+                torch.from_numpy(pcm / np.float32(32768))[None, None], num_codebooks=codebook
+            )
             whole = model.decode(codes)[0, 0].clamp(-1, 1).numpy()
         expected = np.round(whole * 32767)[: 8000 - model.delay]
         assert np.abs(heard[model.delay :] - expected).max() <= 1
@@ -154,10 +158,10 @@ def test_a_frame_that_fails_costs_one_client_and_is_logged(
 ) -> None:
     tick = live.VoiceLoop.tick
 
-    def failing(self: live.VoiceLoop, frames: torch.Tensor, books: dict[int, int]) -> torch.Tensor:
-        if 2 in books.values():
+    def failing(self: live.VoiceLoop, frames: torch.Tensor, codebooks: dict[int, int]) -> torch.Tensor:
+        if 2 in codebooks.values():
             raise RuntimeError("as if the odd one broke the codec")
-        return tick(self, frames, books)
+        return tick(self, frames, codebooks)
 
     async def scene() -> tuple[int, str]:
         async with live.listening(model, port=0, rows=2) as server:

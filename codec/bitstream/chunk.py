@@ -97,13 +97,13 @@ class ChunkCoder:
         self.most_frames = min(MAX_SYMBOLS // len(self.sizes), (MAX_BODY - 32) * 8 // sum(self.bits))
 
     def check(self, codes: npt.NDArray[np.integer]) -> None:
-        """Raises TokError unless ``codes`` are (K, t) integers, each inside its book."""
+        """Raises TokError unless ``codes`` are (K, t) integers, each inside its codebook."""
         if codes.ndim != 2 or len(codes) != len(self.sizes) or codes.dtype.kind not in "iu":
             raise TokError(f"codes must be ({len(self.sizes)}, t) integers, not {codes.dtype} {codes.shape}")
         wrong = (codes < 0) | (codes >= self.limits)
         if wrong.any():
             row = int(wrong.any(axis=1).argmax())
-            raise TokError(f"a code of book {row} is outside 0..{self.sizes[row] - 1}")
+            raise TokError(f"a code of codebook {row} is outside 0..{self.sizes[row] - 1}")
 
     def to_record(self, first: int, codes: npt.NDArray[np.integer]) -> bytes:
         """The whole record of checked codes (K, t) that start at frame ``first``."""

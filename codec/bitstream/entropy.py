@@ -36,13 +36,13 @@ class EntropyCoder:
         prior: what the model's codes look like; None: learn it anew in each chunk.
 
     Raises:
-        TokError: the prior is for other books.
+        TokError: the prior is for other codebooks.
     """
 
     def __init__(self, sizes: tuple[int, ...], streams: int = 1, prior: Prior | None = None) -> None:
         if prior and not prior.fits(sizes[::streams]):
             raise TokError(
-                f"the entropy tables are for books of {prior.sizes}, the codes have {sizes[::streams]}"
+                f"the entropy tables are for codebooks of {prior.sizes}, the codes have {sizes[::streams]}"
             )
         self.sizes = sizes
         self.streams = streams
@@ -59,11 +59,11 @@ class EntropyCoder:
             if self.prior:
                 state = np.zeros((frames, self.prior.dim))
                 state[1:] = self.prior.start(own[:, :-1])
-            for book, row in enumerate(own):
-                at = book * self.streams + stream
-                spans[:, at] = _spans(self.prior, book, state, row, self.sizes[at])
+            for codebook, row in enumerate(own):
+                at = codebook * self.streams + stream
+                spans[:, at] = _spans(self.prior, codebook, state, row, self.sizes[at])
                 if self.prior and state is not None:
-                    state = state + self.prior.step(book, row)
+                    state = state + self.prior.step(codebook, row)
         body = _range_encode(spans.reshape(-1, 2).tolist())
         least = math.ceil(rows * frames * LEAST_BITS / 8)
         return (self.prior.id if self.prior else 0).to_bytes(ID_BYTES, "little") + body.ljust(least, b"\0")
@@ -94,12 +94,12 @@ class EntropyCoder:
                     start += prior.start(codes[:, t - 1].reshape(-1, self.streams))
                 states = list(start[:, None])
             for row, count in enumerate(counts):
-                book, stream = divmod(row, self.streams)
-                weights = prior.weights(book, states[stream])[0] if prior else None
+                codebook, stream = divmod(row, self.streams)
+                weights = prior.weights(codebook, states[stream])[0] if prior else None
                 code = codes[row, t] = decoder.next(_table(weights, count))
                 count[code] += 1
                 if prior:
-                    states[stream] = states[stream] + prior.step(book, code)
+                    states[stream] = states[stream] + prior.step(codebook, code)
         return codes
 
 
@@ -114,7 +114,7 @@ def _table(weights: Ints | None, counts: Ints) -> Ints:
     return mixed * ((1 << _PRECISION) - size) // mixed[-1] + np.arange(1, size + 1)
 
 
-def _spans(prior: Prior | None, book: int, state: State | None, row: Ints, size: int) -> Ints:
+def _spans(prior: Prior | None, codebook: int, state: State | None, row: Ints, size: int) -> Ints:
     """(t, 2): lower end and share of each code (t,) of a row, by the tables that `_table` makes for a decoder."""
     spans = np.empty((len(row), 2), np.int64)
     counts = np.zeros(size, np.int64)
@@ -130,7 +130,7 @@ def _spans(prior: Prior | None, book: int, state: State | None, row: Ints, size:
             unit = np.full(stop - start, _EQUAL)
             below, own, total = _EQUAL * codes[:, 0], unit, unit * size
         else:
-            weights = prior.weights(book, state[start:stop])
+            weights = prior.weights(codebook, state[start:stop])
             upper = np.cumsum(weights, axis=1)
             own = np.take_along_axis(weights, codes, axis=1)[:, 0]
             below = np.take_along_axis(upper, codes, axis=1)[:, 0] - own

@@ -28,8 +28,8 @@ def fit_prior(
     """Fits the tables by Adam (Kingma and Ba 2015) on the bits that the codes would take.
 
     Args:
-        recordings: codes (K, T) of each, with the first book first.
-        sizes: V of each book.
+        recordings: codes (K, T) of each, with the first codebook first.
+        sizes: V of each codebook.
         dim: numbers in the predictor's state; the tables take 3 * dim + 2 bytes per code of the books.
         passes: over all frames.
         batch: frames per step.
@@ -44,14 +44,14 @@ def fit_prior(
     order = np.concatenate([rng.permutation(len(now)) for _ in range(passes + 1)])
     for step in range(steps):
         rows = order[step * batch : (step + 1) * batch]
-        # now and then only the first books: a file may hold no more
-        books = len(sizes) if rng.random() < 0.75 else int(rng.integers(1, len(sizes) + 1))
-        model.learn(now[rows, :books], before[rows, :books], rate * (1 - step / steps), step + 1)
+        # now and then only the first codebooks: a file may hold no more
+        codebooks = len(sizes) if rng.random() < 0.75 else int(rng.integers(1, len(sizes) + 1))
+        model.learn(now[rows, :codebooks], before[rows, :codebooks], rate * (1 - step / steps), step + 1)
     return model.prior()
 
 
 class _Predictor:
-    """The log-bilinear model of `Prior` in float32, book by book, and its gradient."""
+    """The log-bilinear model of `Prior` in float32, codebook by codebook, and its gradient."""
 
     def __init__(self, sizes: tuple[int, ...], codes: Codes, dim: int, rng: np.random.Generator) -> None:
         self.sizes = sizes
@@ -69,28 +69,28 @@ class _Predictor:
 
     def learn(self, now: Codes, before: Codes, rate: float, step: int) -> None:
         """One step of Adam on codes (n, K'), each after the frame ``before`` (n, K'), -1 where there was none."""
-        frames, books = now.shape
+        frames, codebooks = now.shape
         started = before[:, 0] >= 0
         state = np.zeros((frames, self.dim), np.float32)
-        for book in range(books):
-            state[started] += self.before[book][before[started, book]]
+        for codebook in range(codebooks):
+            state[started] += self.before[codebook][before[started, codebook]]
         slopes, updates = [], []
-        for book in range(books):
-            score = state @ self.out[book].T + self.bias[book]
+        for codebook in range(codebooks):
+            score = state @ self.out[codebook].T + self.bias[codebook]
             score = np.exp(score - score.max(axis=1, keepdims=True))
             score /= score.sum(axis=1, keepdims=True)
-            score[np.arange(frames), now[:, book]] -= 1
+            score[np.arange(frames), now[:, codebook]] -= 1
             score /= frames
-            slopes.append(score @ self.out[book])
-            updates += [(self.out[book], score.T @ state), (self.bias[book], score.sum(axis=0))]
-            state = state + self.after[book][now[:, book]]
+            slopes.append(score @ self.out[codebook])
+            updates += [(self.out[codebook], score.T @ state), (self.bias[codebook], score.sum(axis=0))]
+            state = state + self.after[codebook][now[:, codebook]]
         slope = np.zeros_like(state)
-        for book in reversed(range(books)):
-            updates.append((self.after[book], _sum_rows(now[:, book], slope, self.sizes[book])))
-            slope = slope + slopes[book]
-        for book in range(books):
-            rows = _sum_rows(before[started, book], slope[started], self.sizes[book])
-            updates.append((self.before[book], rows))
+        for codebook in reversed(range(codebooks)):
+            updates.append((self.after[codebook], _sum_rows(now[:, codebook], slope, self.sizes[codebook])))
+            slope = slope + slopes[codebook]
+        for codebook in range(codebooks):
+            rows = _sum_rows(before[started, codebook], slope[started], self.sizes[codebook])
+            updates.append((self.before[codebook], rows))
         for values, gradient in updates:
             self._step(values, gradient, rate, step)
 

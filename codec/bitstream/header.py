@@ -1,4 +1,4 @@
-"""The head of a .tok file: which model, source and books. One damaged byte in it can be put right."""
+"""The head of a .tok file: which model, source and codebooks. One damaged byte in it can be put right."""
 
 import zlib
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Header:
         num_samples: of the source, per channel; None while a stream is still being written.
         model_sample_rate: in Hz; 0 stands for the source's.
         channel_policy: how the source's channels reached the model. ``"mix"``: mixed down to one, or it had
-            only one. ``"split"``: each coded on its own; row ``k * channels + c`` is book k of channel c.
+            only one. ``"split"``: each coded on its own; row ``k * channels + c`` is codebook k of channel c.
             ``"joint"``: all at once, by a model of as many channels.
         resampler: what brought the source to the model's rate, a key of `RESAMPLERS`.
 
@@ -82,7 +82,7 @@ class Header:
             raise TokError(f"{self.streams} split channels cannot share {len(self.codebook_sizes)} codebooks")
         one = self.codebook_sizes[:: self.streams]
         if any(self.codebook_sizes[stream :: self.streams] != one for stream in range(1, self.streams)):
-            raise TokError(f"split channels have the same books, not {self.codebook_sizes} in turn")
+            raise TokError(f"split channels have the same codebooks, not {self.codebook_sizes} in turn")
 
     @property
     def streams(self) -> int:
@@ -169,13 +169,13 @@ def _fields(body: bytes) -> Header:
     resampler, at = body[at], at + 1
     model_sample_rate, at = get_varint(body, at)
     hop, at = get_varint(body, at)
-    books, at = get_varint(body, at)
+    codebooks, at = get_varint(body, at)
     sizes: list[int] = []
-    while len(sizes) < books:
+    while len(sizes) < codebooks:
         count, at = get_varint(body, at)
         size, at = get_varint(body, at)
-        if not 1 <= count <= min(books, MAX_CODEBOOKS) - len(sizes):
-            raise TokError(f"the header lists {books} codebooks and then {len(sizes) + count}", 6)
+        if not 1 <= count <= min(codebooks, MAX_CODEBOOKS) - len(sizes):
+            raise TokError(f"the header lists {codebooks} codebooks and then {len(sizes) + count}", 6)
         sizes += [size] * count
     samples, _ = get_varint(body, at)
     return Header(

@@ -1,4 +1,4 @@
-"""Codes to bits and back: ceil(log2 V) bits a code, frame after frame, book after book in a frame."""
+"""Codes to bits and back: ceil(log2 V) bits a code, frame after frame, codebook after codebook in a frame."""
 
 from itertools import groupby
 
@@ -9,12 +9,12 @@ Codes = npt.NDArray[np.int64]
 
 
 def code_bits(codebook_sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Bits that one code of each book takes: ceil(log2 V)."""
+    """Bits that one code of each codebook takes: ceil(log2 V)."""
     return tuple((size - 1).bit_length() for size in codebook_sizes)
 
 
 def _runs(bits: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Neighbouring books of the same width, as (width, how many): they move through numpy together."""
+    """Neighbouring codebooks of the same width, as (width, how many): they move through numpy together."""
     return [(width, len(list(group))) for width, group in groupby(bits)]
 
 
@@ -23,7 +23,7 @@ def pack(codes: npt.NDArray[np.integer], bits: tuple[int, ...]) -> bytes:
 
     Args:
         codes: (K, t) integers, row k below ``2 ** bits[k]``.
-        bits: bits per code of each of the K books, 1 to 32.
+        bits: bits per code of each of the K codebooks, 1 to 32.
     """
     t = codes.shape[1]
     columns, row = [], 0

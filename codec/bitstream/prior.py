@@ -22,15 +22,15 @@ State = npt.NDArray[np.float64]
 
 
 class Prior:
-    """Integer tables that give every code of every book a weight, from the codes before it.
+    """Integer tables that give every code of every codebook a weight, from the codes before it.
 
     A state of D whole numbers starts each frame as the sum of the ``before`` rows of the last frame's codes, zero in
     the first frame; ``after`` rows of the frame's own codes are added as they become known. The weight of code x of
-    book k is about ``2 ** ((bias[k][x] + (out[k][x] . state) / 4) / 256)``.
+    codebook k is about ``2 ** ((bias[k][x] + (out[k][x] . state) / 4) / 256)``.
 
     Args:
-        sizes: V of each book.
-        before: (sum of V, D) int8, book after book.
+        sizes: V of each codebook.
+        before: (sum of V, D) int8, codebook after codebook.
         after: (sum of V, D) int8.
         out: (sum of V, D) int8.
         bias: (sum of V,) int16.
@@ -47,7 +47,7 @@ class Prior:
             or any(a.shape != (total, dim) for a in (after, out))
             or bias.shape != (total,)
         ):
-            raise TokError("the entropy tables do not fit their books")
+            raise TokError("the entropy tables do not fit their codebooks")
         self.id = zlib.crc32(self.to_bytes()) or 1  # 0 is for no tables
         self.dim = dim
         cuts = np.cumsum(sizes)[:-1]
@@ -58,7 +58,7 @@ class Prior:
         self._bias = np.split(bias.astype(np.int64), cuts)
 
     def fits(self, sizes: tuple[int, ...]) -> bool:
-        """Whether these are the first of the books that the tables are for."""
+        """Whether these are the first of the codebooks that the tables are for."""
         return self.sizes[: len(sizes)] == tuple(sizes)
 
     def start(self, codes: Codes) -> State:
@@ -67,13 +67,13 @@ class Prior:
             (self._before[k][row] for k, row in enumerate(codes)), np.zeros((codes.shape[1], self.dim))
         )
 
-    def step(self, book: int, codes: Codes | int) -> State:
-        """What codes (t,) of one book add to the states (t, D) of their own frames."""
-        return self._after[book][codes]
+    def step(self, codebook: int, codes: Codes | int) -> State:
+        """What codes (t,) of one codebook add to the states (t, D) of their own frames."""
+        return self._after[codebook][codes]
 
-    def weights(self, book: int, state: State) -> npt.NDArray[np.int64]:
-        """Weights (t, V) of the codes of one book, each 1 to 65537, for states (t, D)."""
-        score = ((state @ self._out[book].T).astype(np.int64) >> 2) + self._bias[book]
+    def weights(self, codebook: int, state: State) -> npt.NDArray[np.int64]:
+        """Weights (t, V) of the codes of one codebook, each 1 to 65537, for states (t, D)."""
+        score = ((state @ self._out[codebook].T).astype(np.int64) >> 2) + self._bias[codebook]
         score -= score.max(axis=1, keepdims=True)
         return 1 + (EXP2[score & 255] >> np.minimum(-(score >> 8), 31))
 
@@ -92,9 +92,9 @@ class Prior:
         try:
             if data[: len(MAGIC)] != MAGIC:
                 raise IndexError
-            books, at = get_varint(data, len(MAGIC))
+            codebooks, at = get_varint(data, len(MAGIC))
             sizes = []
-            for _ in range(min(books, len(data))):
+            for _ in range(min(codebooks, len(data))):
                 size, at = get_varint(data, at)
                 sizes.append(size)
             dim, at = get_varint(data, at)
