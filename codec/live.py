@@ -136,7 +136,8 @@ def decode_live(
                 written += sound.shape[1]
     except KeyboardInterrupt:
         pass
-    rest, total = decoder.flush(), reader.num_samples
+    # where the end is cut off the decoder goes by the header, over frames that never came
+    rest, total = decoder.flush(), reader.num_samples if reader.end else None
     speaker.write(rest if total is None else rest[:, : max(0, total - written)])
 
 

@@ -72,6 +72,21 @@ def test_a_link_gives_the_codes_and_the_sound_of_the_file(codec, samples, tmp_pa
     assert np.array_equal(np.frombuffer(sound.getvalue(), "<i2"), expected)
 
 
+@pytest.mark.parametrize("kept", [0.4, 0.999])
+def test_a_link_conceals_the_lost_end_of_a_file(codec, tmp_path, kept):
+    """Its header tells how much is missing."""
+    files.encode_file(SPEECH, tmp_path / "whole.tok", codec)
+    content = (tmp_path / "whole.tok").read_bytes()
+    content = content[: int(kept * len(content))]
+    (tmp_path / "cut.tok").write_bytes(content)
+    files.decode_file(tmp_path / "cut.tok", tmp_path / "cut.wav", codec, conceal=True)
+    sound = io.BytesIO()
+    decode_live(Pipe(content), sound, codec, wav=False)
+    expected = soundfile.read(tmp_path / "cut.wav", dtype="int16")[0]
+    assert len(expected) == soundfile.info(SPEECH).frames
+    assert np.array_equal(np.frombuffer(sound.getvalue(), "<i2"), expected)
+
+
 def test_every_frame_is_a_packet_of_its_own(codec, samples):
     class Listener(io.BytesIO):
         packets = 0
