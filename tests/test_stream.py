@@ -438,3 +438,54 @@ def test_threads_stream_one_codec_side_by_side(looking_back: Codec) -> None:
         while not all(one.done() for one in found):
             looking_back.eval()
         assert all(one.result() for one in found)
+
+
+def test_what_cannot_be_pushed_is_refused_and_leaves_the_stream_as_it_was(codec: Codec) -> None:
+    audio, codes = batch(), codec.encode(batch())
+    encoder, decoder = codec.encoder_stream(3), codec.decoder_stream(3)
+    for wrong in (audio[:1], audio[0], audio.numpy()):
+        with pytest.raises((ValueError, CodecError)):
+            encoder.push(wrong)
+        with pytest.raises((ValueError, CodecError)):
+            encoder.flush(wrong)
+    for wrong in (codes[:1], codes[0], codes.numpy()):
+        with pytest.raises(ValueError, match="codes has shape"):
+            decoder.push(wrong)
+    with pytest.raises(ValueError, match="codes has shape"):
+        decoder.flush([codes[:1]])
+    for rows in (torch.tensor([True]), [True] * 3, torch.ones(3)):
+        with pytest.raises(ValueError, match="expected a bool tensor"):
+            encoder.push(audio[..., :HOP], rows)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="expected a bool tensor"):
+            decoder.lost(1, rows)  # type: ignore[arg-type]
+    for frames in (-1, 1.5):
+        with pytest.raises(CodecError, match="cannot be lost"):
+            decoder.lost(frames)  # type: ignore[arg-type]
+    looking = ahead()
+    stream = looking.decoder_stream(3)
+    with pytest.raises(CodecError, match="one by one"):
+        stream.lost(1, torch.tensor([True, False, True]))
+    whole = looking.encode(audio)
+    assert torch.equal(torch.cat(list(stream.run([whole])), dim=-1), looking.decode(whole))
+    assert torch.equal(torch.cat(list(encoder.run([audio])), dim=-1), codes)
+    assert torch.equal(torch.cat(list(decoder.run([codes])), dim=-1), codec.decode(codes))
+    with pytest.raises(CodecError, match="at least one"):
+        codec.encoder_stream(0)
+    with pytest.raises(CodecError, match="not ndarray"):
+        codec.decode(codes.numpy())  # type: ignore[arg-type]
+    partly = copy.deepcopy(codec)
+    partly.decoder.half()
+    with pytest.raises(CodecError, match=r"weights in torch\.float16"):
+        partly.decode(codes)
+
+
+def test_padding_may_be_anything(codec: Codec) -> None:
+    audio, lengths = batch(), torch.tensor([7580, 3210, 100])
+    codes, frames = codec.encode(audio, lengths)
+    dirty = audio.clone()
+    dirty[1, :, 3210:], dirty[2, :, 100:] = torch.nan, 1e9
+    again, _ = codec.encode(dirty, lengths.tolist())  # type: ignore[call-overload]
+    assert torch.equal(again, codes)
+    assert frames.tolist() == [24, 11, 1]
+    with pytest.raises(ValueError, match="lengths are"):
+        codec.encode(audio, lengths.float())

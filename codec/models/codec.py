@@ -9,7 +9,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from codec.errors import ConfigError
+from codec.errors import CodecError, ConfigError
 from codec.models.latent import EncoderStream, LatentCodec
 from codec.models.parts import Decoder, Encoder
 from codec.nn.functional import without_autocast
@@ -187,7 +187,10 @@ class Codec(LatentCodec):
             CodecError: samples that are no floating point numbers; weights that are not in float32.
             ValueError: wrong shape, or lengths that the audio does not have.
         """
-        audio = self.check(audio)
+        if lengths is not None:
+            lengths = torch.as_tensor(lengths)
+        audio = self.check(audio, lengths)
+        self.require_float32()
         search = {"num_codebooks": num_codebooks, "beam": beam, "refine": refine}
         with without_autocast(audio.device):
             if lengths is None:
@@ -202,6 +205,10 @@ class Codec(LatentCodec):
             codes: any legal prefix of the codebooks.
             num_samples: cut the result to this many samples (at most `T * hop`).
         """
+        if not isinstance(codes, Tensor):
+            raise CodecError(f"codes are an integer tensor (B, K, T), not {type(codes).__name__}")
+        if num_samples is not None and num_samples < 0:
+            raise ValueError(f"{num_samples} samples cannot be decoded")
         self.require_float32()
         with without_autocast(codes.device):
             return self.decode_whole(codes)[..., :num_samples]
@@ -258,14 +265,11 @@ class Codec(LatentCodec):
     def _encode_padded(
         self, audio: Tensor, lengths: Tensor, search: dict[str, int | None]
     ) -> tuple[Tensor, Tensor]:
-        if lengths.shape != audio.shape[:1] or bool(((lengths < 0) | (lengths > audio.shape[-1])).any()):
-            raise ValueError(f"lengths are {lengths.tolist()} for audio of shape {tuple(audio.shape)}")
         frames = torch.tensor([self.num_frames(length) for length in lengths.tolist()], device=audio.device)
         longest = int(frames.max()) if len(frames) else 0
         if self.causal and not self.encoder.any_length:
             # silence stands behind each row, as behind the row alone, and nothing else is heard of the padding
-            inside = torch.arange(audio.shape[-1], device=audio.device) < lengths.to(audio.device)[:, None]
-            codes = self.encode_whole(audio * inside[:, None], **search)[..., :longest]
+            codes = self.encode_whole(audio, **search)[..., :longest]
             return codes * (torch.arange(longest, device=audio.device) < frames[:, None])[:, None], frames
         # the layers of the others meet the end of a row with padding of their own: rows of one length go together
         codes = audio.new_zeros(len(audio), self.legal(search["num_codebooks"]), longest, dtype=torch.int64)

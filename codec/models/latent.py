@@ -171,13 +171,13 @@ class LatentCodec(Changing):
         missing = 0 if self.encoder.any_length else -audio.shape[-1] % self.hop
         return F.pad(audio, (0, missing)) if missing else audio
 
-    def check(self, audio: Tensor) -> Tensor:
-        """`audio` `(B, C, N)` as float32.
+    def check(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """`audio` `(B, C, N)` as float32, with silence behind the `lengths` `(B,)` of its rows.
 
         Raises:
             CodecError: samples that are no floating point numbers or (where looking costs nothing, on the CPU) no
-                sound, or weights that are not in float32.
-            ValueError: wrong shape.
+                sound.
+            ValueError: wrong shape, or lengths that the audio does not have.
         """
         if not isinstance(audio, Tensor) or not audio.is_floating_point():
             kind = str(audio.dtype) if isinstance(audio, Tensor) else type(audio).__name__
@@ -186,11 +186,20 @@ class LatentCodec(Changing):
             )
         if audio.dim() != 3 or audio.shape[1] != self.channels:
             raise ValueError(f"audio has shape {tuple(audio.shape)}, expected (B, {self.channels}, N)")
+        if lengths is not None:
+            whole = not (lengths.is_floating_point() or lengths.dtype is torch.bool)
+            if (
+                not whole
+                or lengths.shape != audio.shape[:1]
+                or ((lengths < 0) | (lengths > audio.shape[-1])).any()
+            ):
+                raise ValueError(f"lengths are {lengths.tolist()} for audio of shape {tuple(audio.shape)}")
+            inside = torch.arange(audio.shape[-1], device=audio.device) < lengths.to(audio.device)[:, None]
+            audio = audio.where(inside[:, None], 0.0)
         if audio.device.type == "cpu" and audio.numel() and not audio.abs().amax() <= FULL_SCALE_LIMIT:
             raise CodecError(
                 f"audio has a sample of {audio.abs().amax():g}, and full scale is 1.0: divide integers by theirs first"
             )
-        self.require_float32()
         return audio.float()
 
     def require_float32(self) -> None:
@@ -199,11 +208,11 @@ class LatentCodec(Changing):
         Raises:
             CodecError: they are not in float32.
         """
-        dtype = next(self.parameters()).dtype
-        if dtype is not torch.float32:
-            raise CodecError(
-                f"this codec has weights in {dtype}, and codes are computed in float32: call float()"
-            )
+        for weight in self.parameters():
+            if weight.dtype is not torch.float32:
+                raise CodecError(
+                    f"this codec has weights in {weight.dtype}, and codes are computed in float32: call float()"
+                )
 
     def _decode(self, z: Tensor, state: StreamState) -> Tensor:
         bitrate = state.find(self, "bitrate") if self.decoder.bitrates > 1 else None
@@ -246,6 +255,18 @@ class _Stream:
         finally:
             self.state.active = None
             session.prepared = False
+
+    def _check_rows(self, x: Tensor, what: str) -> None:
+        if not isinstance(x, Tensor) or x.dim() != 3 or len(x) != self.state.batch_size:
+            shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"{what} has shape {shape}, expected ({self.state.batch_size}, ..., n)")
+
+    def _check_active(self, active: Tensor | None) -> None:
+        size = (self.state.batch_size,)
+        if active is None:
+            return
+        if not isinstance(active, Tensor) or active.dtype is not torch.bool or active.shape != size:
+            raise ValueError(f"active is {active}, expected a bool tensor of shape {size}")
 
     def clone(self) -> Self:
         """An independent batch of streams that goes on from here."""
@@ -292,10 +313,9 @@ class EncoderStream(_Stream):
             ValueError: wrong shape, or `active` with broken frames.
             CodecError: the codec normalises over the whole signal, which was not measured.
         """
-        expected = self._rest.shape[:2]
-        if audio.dim() != 3 or audio.shape[:2] != expected:
-            raise ValueError(f"audio has shape {tuple(audio.shape)}, expected {(*expected, 'n')}")
         audio = self.codec.check(audio).to(self.device)
+        self._check_rows(audio, "audio")
+        self._check_active(active)
         if self._rest.shape[-1]:
             audio = torch.cat([self._rest, audio], dim=-1)
         whole = audio.shape[-1] // self.codec.hop * self.codec.hop
@@ -312,6 +332,7 @@ class EncoderStream(_Stream):
                 quicker way for a codec that looks ahead, and one that normalises need not `measure` it.
         """
         if audio is not None:
+            self._check_rows(audio, "audio")
             if self.state.empty and not self._rest.shape[-1]:
                 with torch.no_grad(), without_autocast(self.device):
                     return self.codec.encode_whole(self.codec.check(audio).to(self.device), **self.search)
@@ -415,6 +436,8 @@ class DecoderStream(_Stream):
             codes: the next frames of every stream.
             active: `(B,)` bool; streams set False stand still, and what is given and returned for them means nothing.
         """
+        self._check_rows(codes, "codes")
+        self._check_active(active)
         codes = codes.to(self.device)
         if codes.shape[-1]:
             # a stream may have begun in inference mode, whose tensors nothing else may write into
@@ -431,7 +454,15 @@ class DecoderStream(_Stream):
         Args:
             frames: how many.
             active: `(B,)` bool; streams that are meant, all if not given.
+
+        Raises:
+            CodecError: no number of frames; or only some streams, of a codec that looks ahead.
         """
+        if not isinstance(frames, int) or frames < 0:
+            raise CodecError(f"{frames} frames cannot be lost")
+        self._check_active(active)
+        if active is not None and not self.codec.causal:
+            raise CodecError("streams of a codec that looks ahead cannot lose frames one by one")
         rows = torch.ones_like(self._fresh) if active is None else active
         first, after = self.codec.samples_of(self._frames, self._frames + frames)
         self._fade.lose(first - self._heard, after - self._heard, rows, self._fresh)
@@ -446,6 +477,8 @@ class DecoderStream(_Stream):
         """
         last = list(pieces)
         whole = [piece.to(self.device) for piece in last if isinstance(piece, Tensor)]
+        for piece in whole:
+            self._check_rows(piece, "codes")
         if last and len(whole) == len(last) and self.state.empty and not self.codec.delay:
             with torch.no_grad(), without_autocast(self.device):
                 return self.codec.decode_whole(torch.cat(whole, dim=-1))

@@ -35,6 +35,8 @@ class StreamState:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        if batch_size < 1:
+            raise CodecError(f"a batch of streams has at least one, not {batch_size}")
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.dtype = dtype

@@ -34,7 +34,7 @@ def fill(codec: Codec, path: PathLike, config: Mapping[str, Any]) -> dict[str, A
     """
     # the file may name what this run's configuration names itself
     parts = (config["quantizer"], config["model"]["encoder"], config["model"]["decoder"])
-    allow = [str(part["name"]) for part in parts]
+    allow = [str(part["name"]) for part in parts if ":" in str(part["name"])]
     source = checkpoint.load(path, allow=allow)
     metadata = source.metadata
     theirs, ours = (_settings(one["model"], allow) for one in (metadata["config"], config))
