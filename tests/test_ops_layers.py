@@ -4,7 +4,6 @@ import pytest
 import torch
 from conftest import LEVELS, use_level
 
-from codec import native
 from codec.nn import linear as exact
 from codec.nn.linear import FEW, linear
 from codec.ops import layers
@@ -26,7 +25,8 @@ def check(inputs, outputs, *, half):
         weight.data = weight.half().float()
     x = torch.randn(300, inputs)
     whole = linear(x, weight, bias)
-    torch.testing.assert_close(whole, x @ weight.t() + bias, rtol=1e-4, atol=1e-4)
+    # long sums of random numbers are a few roundings of their length apart
+    torch.testing.assert_close(whole, x @ weight.t() + bias, rtol=1e-4, atol=1e-5 * max(100, inputs) ** 0.5)
     for count in (1, 2, 3, 5, FEW, FEW + 3, 40):
         assert torch.equal(linear(x[:count], weight, bias), whole[:count])
     assert torch.equal(linear(x[:1], weight), linear(x, weight)[:1])
@@ -40,10 +40,10 @@ def test_few_rows_are_the_bits_of_many(compiled, inputs, outputs, half):
     check(inputs, outputs, half=half)
 
 
+# the framework fuses multiplications and additions, as the lowest level cannot
+@pytest.mark.parametrize("compiled", [level for level in LEVELS if level != "baseline"], indirect=True)
 def test_this_processor_profits(compiled):
     """Where it does not, all is right and slow."""
-    if native.level().name == "baseline":
-        pytest.skip("the framework fuses multiplications and additions")
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         pytest.skip("only known of AVX2 and AVX-512")
     if not hasattr(torch.backends.mkldnn, "matmul"):

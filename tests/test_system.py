@@ -65,7 +65,8 @@ def test_memory_and_its_peak():
         block.write(b"x" * len(block))
         held = system.memory()
     assert held - before > 60e6
-    assert system.peak_memory() >= held > system.memory()
+    # the kernel counts pages thread by thread and adds up now and then
+    assert system.peak_memory() > held - 2e6 > system.memory()
 
 
 def test_the_peak_is_that_of_this_process_alone():

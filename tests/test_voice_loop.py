@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 import urllib.request
 from pathlib import Path
@@ -120,7 +121,16 @@ def test_bad_messages_get_a_reason_and_the_others_go_on(
     assert reason is None or (found is not None and reason in found)
 
 
-def test_a_message_that_is_too_large_is_logged(model: codec.Codec, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What the server logs, whatever other tests have made of the process's loggers."""
+    logger = logging.Logger("live")
+    logger.addHandler(caplog.handler)
+    monkeypatch.setattr(live, "log", logger)
+    return caplog
+
+
+def test_a_message_that_is_too_large_is_logged(model: codec.Codec, logged: pytest.LogCaptureFixture) -> None:
     async def scene() -> None:
         async with live.listening(model, port=0, rows=1) as server:
             async with connect(f"ws://localhost:{server.sockets[0].getsockname()[1]}") as socket:
@@ -131,7 +141,7 @@ def test_a_message_that_is_too_large_is_logged(model: codec.Codec, caplog: pytes
             await asyncio.sleep(0.1)
 
     asyncio.run(scene())
-    assert "is dropped: 1009" in caplog.text
+    assert "is dropped: 1009" in logged.text
 
 
 def test_a_full_house_says_so_and_the_page_is_there(model: codec.Codec) -> None:
@@ -154,7 +164,7 @@ def test_a_full_house_says_so_and_the_page_is_there(model: codec.Codec) -> None:
 
 
 def test_a_frame_that_fails_costs_one_client_and_is_logged(
-    model: codec.Codec, caplog: pytest.LogCaptureFixture
+    model: codec.Codec, logged: pytest.LogCaptureFixture
 ) -> None:
     tick = live.VoiceLoop.tick
 
@@ -180,11 +190,11 @@ def test_a_frame_that_fails_costs_one_client_and_is_logged(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(live.VoiceLoop, "tick", failing)
         assert asyncio.run(scene()) == (8000, "your sound could not be coded (RuntimeError)")
-    assert "is dropped: your sound could not be coded" in caplog.text
+    assert "is dropped: your sound could not be coded" in logged.text
 
 
 def test_who_does_not_listen_is_dropped_and_the_others_hear_all(
-    model: codec.Codec, caplog: pytest.LogCaptureFixture
+    model: codec.Codec, logged: pytest.LogCaptureFixture
 ) -> None:
     class Deaf:
         remote_address = ("nowhere", 1)
@@ -208,4 +218,4 @@ def test_who_does_not_listen_is_dropped_and_the_others_hear_all(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(live, "DEAF_SECONDS", 0.05)
         assert asyncio.run(scene())
-    assert "does not read" in caplog.text
+    assert "does not read" in logged.text
