@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.audio import FULL_SCALE_LIMIT
@@ -225,7 +226,7 @@ class LatentCodec(Changing):
         return audio[..., self.delay : self.delay + z.shape[-1] * self.hop]
 
 
-class _Stream:
+class _Stream(ABC):
     """What both directions share: the memory of a batch of streams."""
 
     def __init__(self, codec: LatentCodec, batch_size: int) -> None:
@@ -255,6 +256,29 @@ class _Stream:
         finally:
             self.state.active = None
             session.prepared = False
+
+    @abstractmethod
+    def _take(self, piece: Any) -> Tensor:
+        """What the next piece of a signal gives."""
+
+    @abstractmethod
+    def _end(self) -> Tensor:
+        """What is given at the end of the signal; the streams are not made ready for another one."""
+
+    def _measure(self, network: nn.Module, pieces: Callable[[], Iterable[Any]]) -> None:
+        """Let the norms over the whole signal in `network` hear it."""
+
+        def go(state: StreamState) -> None:
+            trial = self.clone()
+            trial.state = state
+            for piece in pieces():
+                with suppress(Unmeasured):
+                    trial._take(piece)
+            with suppress(Unmeasured):
+                trial._end()
+
+        if self.codec.normalises:
+            measure(network, self.state, go)
 
     def _check_rows(self, x: Tensor, what: str) -> None:
         if not isinstance(x, Tensor) or x.dim() != 3 or len(x) != self.state.batch_size:
@@ -365,18 +389,7 @@ class EncoderStream(_Stream):
             pieces: gives the signal `(B, C, n)` in pieces from its start, each time it is called: once for every
                 such norm.
         """
-
-        def go(state: StreamState) -> None:
-            trial = self.clone()
-            trial.state = state
-            for piece in pieces():
-                with suppress(Unmeasured):
-                    trial.push(piece)
-            with suppress(Unmeasured):
-                trial._end()
-
-        if self.codec.normalises:
-            measure(self.codec.encoder, self.state, go)
+        self._measure(self.codec.encoder, pieces)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that the streams remember, so that another process can go on from here."""
@@ -394,6 +407,9 @@ class EncoderStream(_Stream):
             raise CodecError("this is not the state of such an encoder stream")
         self.state.load_state_dict(histories)
         self._rest = rest.to(self.device, copy=True)
+
+    def _take(self, piece: Tensor) -> Tensor:
+        return self.push(piece)
 
     def _end(self) -> Tensor:
         self.state.last = True
@@ -483,8 +499,7 @@ class DecoderStream(_Stream):
             with torch.no_grad(), without_autocast(self.device):
                 return self.codec.decode_whole(torch.cat(whole, dim=-1))
         if last:
-            parts = [self.lost(piece) if isinstance(piece, int) else self.push(piece) for piece in last]
-            return torch.cat([*parts, self.flush()], dim=-1)
+            return torch.cat([*map(self._take, last), self.flush()], dim=-1)
         try:
             return self._end()
         finally:
@@ -498,7 +513,7 @@ class DecoderStream(_Stream):
         """The audio of all pieces (codes, or numbers of lost frames) as it is complete, without the lag."""
         late = self.codec.delay
         for piece in pieces:
-            audio = self.lost(piece) if isinstance(piece, int) else self.push(piece)
+            audio = self._take(piece)
             kept = audio[..., late:]
             late -= audio.shape[-1] - kept.shape[-1]
             yield kept
@@ -521,18 +536,7 @@ class DecoderStream(_Stream):
             pieces: gives the codes `(B, K, t)`, or numbers of lost frames, from the start, each time it is called:
                 once for every such norm.
         """
-
-        def go(state: StreamState) -> None:
-            trial = self.clone()
-            trial.state = state
-            for piece in pieces():
-                with suppress(Unmeasured):
-                    trial.lost(piece) if isinstance(piece, int) else trial.push(piece)
-            with suppress(Unmeasured):
-                trial._end()
-
-        if self.codec.normalises:
-            measure(self.codec.decoder, self.state, go)
+        self._measure(self.codec.decoder, pieces)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that the streams remember, so that another process can go on from here."""
@@ -560,6 +564,9 @@ class DecoderStream(_Stream):
         self._frames += frames
         self._heard += audio.shape[-1]
         return audio
+
+    def _take(self, piece: Tensor | int) -> Tensor:
+        return self.lost(piece) if isinstance(piece, int) else self.push(piece)
 
     def _end(self) -> Tensor:
         self.state.last = True

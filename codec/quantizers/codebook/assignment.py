@@ -1,5 +1,6 @@
 """Assignment: how a code is chosen in training (nearest, Sinkhorn, softmax over all codes, Gumbel-softmax)."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def nearest(x: Tensor, codes: Tensor) -> Tensor:
     return best
 
 
-class Assignment(nn.Module):
+class Assignment(nn.Module, ABC):
     """How a code is chosen in training. At inference it is always the nearest one.
 
     Attributes:
@@ -41,9 +42,9 @@ class Assignment(nn.Module):
 
     differentiable = False
 
+    @abstractmethod
     def forward(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Index (M,) of vectors (M, d), and their code vectors (M, d) with gradient if differentiable."""
-        raise NotImplementedError
 
 
 class Nearest(Assignment):

@@ -1,6 +1,7 @@
 """Regularisers of a codebook, as loss terms: orthogonal codes, entropy, Wasserstein distance to the data."""
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +12,15 @@ from codec.quantizers.codebook.assignment import scores
 _BLOCK = 1 << 22  # elements of a (vectors, codes) matrix; more vectors are sampled down to it
 
 
-class Regulariser(nn.Module):
+class Regulariser(nn.Module, ABC):
     """A loss of queries (M, d) and codes (V, d)."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
 
+    @abstractmethod
     def forward(self, x: Tensor, codes: Tensor) -> Tensor:
         """An unweighted scalar."""
-        raise NotImplementedError
 
 
 class Orthogonal(Regulariser):
